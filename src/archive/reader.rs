@@ -1,0 +1,255 @@
+//! Opens an archive at its last whole generation and hands out records and stored frames.
+//!
+//! Everything read is checked: lengths against the committed file, records against each other.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, Footer, PREAMBLE};
+use crate::archive::record::{Head, Index, IndexEntry, Item, Origin, Seal};
+use crate::checkpoint::{TensorInfo, parse_header, shown};
+use crate::error::{Error, Result, ResultExt};
+use crate::frame::{Decoder, HEADER_LEN, Kind, Label, MAX_RAW_LEN};
+use crate::tensor::Tiling;
+
+/// An archive opened for reading.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    file: File,
+    path: PathBuf,
+    pub(crate) footer: Footer,
+    pub(crate) index: Index,
+}
+
+/// One variant of an archive: its records, checked against each other.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) id: u32,
+    pub(crate) head: Head,
+    pub(crate) seal: Seal,
+    /// Facts from the stored shard headers, in file order.
+    pub(crate) tensors: Vec<TensorInfo>,
+    /// How each tensor is cut.
+    pub(crate) tilings: Vec<Tiling>,
+    /// Bytes of head, seal and their frame headers.
+    pub(crate) record_bytes: u64,
+}
+
+impl Archive {
+    /// Opens `path` at its last whole generation.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is no archive, `Truncated` if no generation is whole, `Incompatible` if it
+    /// was written by a newer tool.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        Self::from_file(file, path).context(|| format!("archive {}", path.display()))
+    }
+
+    fn from_file(file: File, path: &Path) -> Result<Self> {
+        let footer = last_footer(&file, path)?;
+        let mut archive = Self {
+            file,
+            path: path.to_owned(),
+            footer,
+            index: Index::default(),
+        };
+        let bytes = archive.record(
+            Kind::Index,
+            footer.generation,
+            footer.index_offset,
+            footer.index_len,
+        )?;
+        archive.index = Index::parse(&bytes).context(|| "index".to_owned())?;
+        Ok(archive)
+    }
+
+    /// Bytes of the file up to the end of the last whole generation.
+    pub(crate) fn committed_len(&self) -> u64 {
+        self.footer.offset + FOOTER_LEN as u64
+    }
+
+    /// The variant called `name`, or the only one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the variants there are, if the choice is not clear.
+    pub(crate) fn load(&self, name: Option<&str>) -> Result<Stored> {
+        let entries = &self.index.variants;
+        let entry = match (name, entries.as_slice()) {
+            (None, [only]) => Some(only),
+            (None, _) => None,
+            (Some(name), _) => entries.iter().find(|v| v.name == name),
+        };
+        let entry = entry.ok_or_else(|| {
+            let names: Vec<_> = entries.iter().map(|v| v.name.as_str()).collect();
+            let asked = name.map_or("choose one with --name".to_owned(), |n| {
+                format!("no variant `{n}`")
+            });
+            Error::invalid_argument(format!(
+                "archive {}: {asked}; it holds: {}",
+                self.path.display(),
+                names.join(", ")
+            ))
+        })?;
+        self.stored(entry)
+            .context(|| format!("archive {}: variant `{}`", self.path.display(), entry.name))
+    }
+
+    fn stored(&self, entry: &IndexEntry) -> Result<Stored> {
+        let head = self.record(Kind::Head, entry.id, entry.head_offset, entry.head_len)?;
+        let head = Head::parse(&head).context(|| "head".to_owned())?;
+        let seal = self.record(Kind::Seal, entry.id, entry.seal_offset, entry.seal_len)?;
+        let seal = Seal::parse(&seal).context(|| "seal".to_owned())?;
+        if head.name != entry.name {
+            return Err(Error::corrupt("index and head give different names"));
+        }
+        let mut tensors = Vec::new();
+        for (i, shard) in head.shards.iter().enumerate() {
+            let what = format!("stored header of shard {}", shown(&shard.file_name));
+            let found = parse_header(&shard.header, shard.file_len, i, &what);
+            tensors.extend(found.map_err(|e| Error::corrupt(e.to_string()))?);
+        }
+        let counts = [head.items.len(), seal.tensors.len()];
+        if counts != [tensors.len(); 2] || head.side_files.len() != seal.blobs.len() {
+            return Err(Error::corrupt("head and seal count different tensors"));
+        }
+        let tilings = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| {
+                self.check_tensor(&head, &seal, i, t)
+                    .context(|| format!("tensor {}", t.name))
+            })
+            .collect::<Result<_>>()?;
+        for (file, blob) in head.side_files.iter().zip(&seal.blobs) {
+            self.check_extent(blob.offset, &blob.frame_lens)
+                .context(|| format!("side file {}", file.name))?;
+        }
+        let record_bytes = entry.head_len + entry.seal_len;
+        Ok(Stored {
+            id: entry.id,
+            head,
+            seal,
+            tensors,
+            tilings,
+            record_bytes,
+        })
+    }
+
+    fn check_tensor(&self, head: &Head, seal: &Seal, i: usize, t: &TensorInfo) -> Result<Tiling> {
+        let item: &Item = &head.items[i];
+        if let Origin::Alias(of) = item.origin {
+            let target = head.items.get(of as usize);
+            let is_tensor = target.is_some_and(|t| !matches!(t.origin, Origin::Alias(_)));
+            if !is_tensor || of as usize >= i {
+                return Err(Error::corrupt(format!(
+                    "aliases tensor {of}, which it cannot"
+                )));
+            }
+        }
+        let tiling = item
+            .tiling(t.dtype, &t.shape, t.n_bytes)
+            .ok_or_else(|| Error::corrupt("its shape cannot be cut as its item says"))?;
+        let lens = &seal.tensors[i].frame_lens;
+        if lens.len() as u64 != tiling.len() {
+            return Err(Error::corrupt(format!(
+                "{} frames where {} belong",
+                lens.len(),
+                tiling.len()
+            )));
+        }
+        self.check_extent(seal.tensors[i].offset, lens)?;
+        Ok(tiling)
+    }
+
+    fn check_extent(&self, offset: u64, lens: &[u32]) -> Result<()> {
+        let end = lens
+            .iter()
+            .try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
+        if end.is_none_or(|end| end > self.footer.index_offset) {
+            return Err(Error::corrupt("its frames lie beyond the committed file"));
+        }
+        Ok(())
+    }
+
+    fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let mut stored = Vec::new();
+        self.read_frame(offset, len, &mut stored)?;
+        let mut raw = Vec::new();
+        let header = Decoder::new()?
+            .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
+            .context(|| format!("{kind:?} record at offset {offset}"))?;
+        let expected = Label {
+            kind,
+            codec: 0,
+            variant,
+            item: 0,
+            part: 0,
+        };
+        if header.label != expected {
+            return Err(Error::corrupt(format!(
+                "no {kind:?} record at offset {offset}"
+            )));
+        }
+        Ok(raw)
+    }
+
+    /// Reads the stored bytes of one frame into `out` (cleared first).
+    pub(crate) fn read_frame(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let end = offset.checked_add(len as u64);
+        if len < HEADER_LEN || end.is_none_or(|end| end > self.footer.offset) {
+            return Err(Error::corrupt(format!(
+                "frame of {len} bytes at offset {offset} is not in the file"
+            )));
+        }
+        out.clear();
+        out.resize(len, 0);
+        self.file.read_exact_at(out, offset).map_err(|e| {
+            Error::truncated(format!("frame at offset {offset} cannot be read")).with_source(e)
+        })
+    }
+}
+
+/// The last valid footer of the file, past a torn tail if there is one.
+fn last_footer(file: &File, path: &Path) -> Result<Footer> {
+    let len = file
+        .metadata()
+        .map_err(|e| Error::io("examine", path, e))?
+        .len();
+    let mut start = [0; PREAMBLE.len()];
+    if len < PREAMBLE.len() as u64 || file.read_exact_at(&mut start, 0).is_err() {
+        return Err(Error::truncated("too short to be an archive"));
+    }
+    if start != PREAMBLE {
+        return Err(Error::corrupt("not a delta-stream archive"));
+    }
+    const STEP: u64 = 1 << 20;
+    let mut chunk = Vec::new();
+    let mut end = len;
+    while end >= FOOTER_LEN as u64 {
+        // Chunks overlap by a footer less one byte, so that none is missed on a boundary.
+        let from = end.saturating_sub(STEP);
+        chunk.resize((end - from) as usize, 0);
+        file.read_exact_at(&mut chunk, from)
+            .map_err(|e| Error::io("read", path, e))?;
+        for i in (0..=chunk.len().saturating_sub(FOOTER_LEN)).rev() {
+            if chunk[i + 8..].starts_with(&FOOTER_TAG) {
+                let Some(bytes) = chunk[i..].first_chunk::<FOOTER_LEN>() else {
+                    continue;
+                };
+                if let Some(footer) = Footer::parse(bytes, from + i as u64)? {
+                    return Ok(footer);
+                }
+            }
+        }
+        if from == 0 {
+            break;
+        }
+        end = from + FOOTER_LEN as u64 - 1;
+    }
+    Err(Error::truncated(
+        "no whole generation: its writing was cut off; compress again",
+    ))
+}

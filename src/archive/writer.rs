@@ -1,0 +1,286 @@
+//! Creates an archive or appends a generation to one, so that a crash at any write leaves the
+//! previous generation readable.
+//!
+//! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new archive then rename
+//! and sync the directory. A writer dropped before its commit takes back what it wrote.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
+use crate::archive::reader::Archive;
+use crate::archive::record::{Head, Index, IndexEntry, Seal};
+use crate::checkpoint::sync_dir;
+use crate::error::{Error, ErrorKind, Result};
+use crate::frame::{Encoder, Kind, Label};
+
+/// Bytes gathered before they are written.
+const BUFFER: usize = 1 << 20;
+/// Bytes written between syncs, so that dirty pages stay few on a machine with little memory.
+const SYNC_EVERY: u64 = 32 << 20;
+
+/// Where a frame went.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+/// An archive being written: one generation, one new variant.
+pub(crate) struct ArchiveWriter {
+    file: File,
+    path: PathBuf,
+    /// A new archive grows under a temporary name.
+    temp: Option<tempfile::TempPath>,
+    force: bool,
+    buffer: Vec<u8>,
+    /// File offset of the end of the buffer.
+    at: u64,
+    synced: u64,
+    /// Where this generation starts; the file is cut back to it if the writer is dropped.
+    start: u64,
+    committed: bool,
+    index: Index,
+    generation: u32,
+    previous: u64,
+    encoder: Encoder,
+    frame: Vec<u8>,
+}
+
+impl ArchiveWriter {
+    /// Starts a new archive that will stand at `path` once committed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `path` exists and `force` is not given.
+    pub(crate) fn create(path: &Path, force: bool) -> Result<Self> {
+        if path.exists() && !force {
+            let text = format!(
+                "{} exists; append to it, or replace it with --force",
+                path.display()
+            );
+            return Err(Error::invalid_argument(text));
+        }
+        if path.is_dir() {
+            return Err(Error::invalid_argument(format!(
+                "{} is a directory",
+                path.display()
+            )));
+        }
+        let dir = parent(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let (file, temp) = tempfile::Builder::new()
+            .prefix(&format!(".{name}.partial-"))
+            .tempfile_in(dir)
+            .map_err(|e| Error::io("create a file in", dir, e))?
+            .into_parts();
+        let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
+        writer.temp = Some(temp);
+        writer.force = force;
+        writer.write(PREAMBLE)?;
+        Ok(writer)
+    }
+
+    /// Starts the next generation of the archive at `path`, dropping a torn tail.
+    ///
+    /// # Errors
+    /// `Io` if another process is writing to it; what [`Archive::open`] says.
+    pub(crate) fn append(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(|e| Error::io("open for writing", path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let text = format!(
+                    "{} is being written by another process; wait for it",
+                    path.display()
+                );
+                return Err(Error::new(ErrorKind::Io, text));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+        }
+        let archive = Archive::open(path)?;
+        let end = archive.committed_len();
+        file.set_len(end)
+            .map_err(|e| Error::io("drop the torn tail of", path, e))?;
+        let generation = archive.footer.generation + 1;
+        Self::new(
+            file,
+            path,
+            end,
+            archive.index,
+            generation,
+            archive.footer.offset,
+        )
+    }
+
+    fn new(
+        mut file: File,
+        path: &Path,
+        start: u64,
+        index: Index,
+        generation: u32,
+        previous: u64,
+    ) -> Result<Self> {
+        file.seek(SeekFrom::Start(start))
+            .map_err(|e| Error::io("seek in", path, e))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            temp: None,
+            force: false,
+            buffer: Vec::with_capacity(BUFFER),
+            at: start,
+            synced: start,
+            start,
+            committed: false,
+            index,
+            generation,
+            previous,
+            encoder: Encoder::new()?,
+            frame: Vec::new(),
+        })
+    }
+
+    /// The id the new variant's frames carry.
+    pub(crate) fn variant_id(&self) -> u32 {
+        self.index.next_id
+    }
+
+    /// Whether the archive has a variant of this name.
+    pub(crate) fn has_variant(&self, name: &str) -> bool {
+        self.index.variants.iter().any(|v| v.name == name)
+    }
+
+    /// Appends bytes; returns where they start.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<u64> {
+        let offset = self.at;
+        if self.buffer.len() + bytes.len() > BUFFER {
+            self.flush()?;
+        }
+        if bytes.len() > BUFFER {
+            self.file
+                .write_all(bytes)
+                .map_err(|e| Error::io("write to", &self.path, e))?;
+        } else {
+            self.buffer.extend(bytes);
+        }
+        self.at += bytes.len() as u64;
+        if self.at - self.synced > SYNC_EVERY {
+            self.sync()?;
+        }
+        Ok(offset)
+    }
+
+    /// Appends one frame made of `raw`.
+    pub(crate) fn write_frame(&mut self, label: Label, raw: &[u8]) -> Result<Place> {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        self.encoder.encode(label, raw, &mut frame)?;
+        let place = Place {
+            offset: self.write(&frame)?,
+            len: frame.len() as u64,
+        };
+        self.frame = frame;
+        Ok(place)
+    }
+
+    /// Writes the head of the new variant; its tiles follow.
+    pub(crate) fn write_head(&mut self, head: &Head) -> Result<Place> {
+        self.write_record(Kind::Head, &head.to_bytes()?)
+    }
+
+    fn write_record(&mut self, kind: Kind, raw: &[u8]) -> Result<Place> {
+        let variant = if kind == Kind::Index {
+            self.generation
+        } else {
+            self.variant_id()
+        };
+        self.write_frame(
+            Label {
+                kind,
+                codec: 0,
+                variant,
+                item: 0,
+                part: 0,
+            },
+            raw,
+        )
+    }
+
+    /// Writes seal, index and footer, and makes the generation durable under its final name. Returns
+    /// the bytes it added to the file.
+    pub(crate) fn commit(mut self, name: &str, head: Place, seal: &Seal) -> Result<u64> {
+        let seal = self.write_record(Kind::Seal, &seal.to_bytes()?)?;
+        let id = self.variant_id();
+        self.index.variants.push(IndexEntry {
+            id,
+            name: name.to_owned(),
+            head_offset: head.offset,
+            head_len: head.len,
+            seal_offset: seal.offset,
+            seal_len: seal.len,
+        });
+        self.index.next_id += 1;
+        let index = self.write_record(Kind::Index, &self.index.to_bytes()?)?;
+        self.sync()?;
+        let footer = Footer {
+            version: FORMAT_VERSION,
+            generation: self.generation,
+            offset: self.at,
+            index_offset: index.offset,
+            index_len: index.len,
+            previous: self.previous,
+        };
+        self.write(&footer.to_bytes())?;
+        self.sync()?;
+        if let Some(temp) = self.temp.take() {
+            let renamed = if self.force {
+                temp.persist(&self.path)
+            } else {
+                temp.persist_noclobber(&self.path)
+            };
+            renamed
+                .map_err(|e| Error::io("rename the finished archive to", &self.path, e.error))?;
+            sync_dir(parent(&self.path))?;
+        }
+        self.committed = true;
+        debug_assert_eq!(self.at, footer.offset + FOOTER_LEN as u64);
+        Ok(self.at - self.start)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.file
+            .write_all(&self.buffer)
+            .map_err(|e| Error::io("write to", &self.path, e))?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.file
+            .sync_data()
+            .map_err(|e| Error::io("sync", &self.path, e))?;
+        self.synced = self.at;
+        Ok(())
+    }
+}
+
+impl Drop for ArchiveWriter {
+    fn drop(&mut self) {
+        if !self.committed && self.temp.is_none() {
+            // The next append drops a torn tail anyway; this only gives the space back sooner.
+            let _ = self.file.set_len(self.start);
+        }
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}

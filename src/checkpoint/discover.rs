@@ -1,0 +1,191 @@
+//! Which files a path means: a Hugging Face directory, an index, or one safetensors file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::index::{INDEX_SUFFIX, Index};
+use crate::checkpoint::names::{NameSet, shown};
+use crate::error::{Error, Result};
+
+/// The name every loader looks for first.
+pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
+/// The name of a checkpoint of one file.
+pub(super) const SINGLE_NAME: &str = "model.safetensors";
+/// Endings of weights in other formats, and how to get safetensors from them.
+const OTHER_WEIGHTS: &[(&str, &str)] = &[
+    (".bin", TORCH_ADVICE),
+    (".pt", TORCH_ADVICE),
+    (".pth", TORCH_ADVICE),
+    (".ckpt", TORCH_ADVICE),
+    (
+        ".gguf",
+        "get the safetensors checkpoint it was quantised from; GGUF does not hold its weights",
+    ),
+    (".h5", LOAD_ADVICE),
+    (".msgpack", LOAD_ADVICE),
+    (".onnx", LOAD_ADVICE),
+];
+const TORCH_ADVICE: &str = "convert it: load the model with transformers and call \
+     save_pretrained(DIR), or save its state_dict with safetensors.torch.save_file";
+const LOAD_ADVICE: &str = "convert it: load the model with transformers and call save_pretrained(DIR, safe_serialization=True)";
+
+/// The shards a path stands for.
+pub(super) struct Found {
+    /// The directory they lie in.
+    pub(super) root: PathBuf,
+    /// Whether the directory belongs to the checkpoint: not so when one file was named.
+    pub(super) owns_root: bool,
+    /// File names in the order of the shards.
+    pub(super) files: Vec<String>,
+    pub(super) index: Option<Index>,
+}
+
+/// Whether a file of this name holds weights, in whatever format, or says where they are.
+pub(super) fn is_weights(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.ends_with(".safetensors")
+        || name.ends_with(".index.json")
+        || OTHER_WEIGHTS
+            .iter()
+            .any(|(suffix, _)| name.ends_with(suffix))
+}
+
+/// Finds the shards of the checkpoint at `path`; opens none but an index.
+pub(super) fn discover(path: &Path) -> Result<Found> {
+    let metadata = fs::metadata(path).map_err(|e| {
+        Error::io("open", path, e)
+            .context("a checkpoint is a local directory, a .safetensors file or its index.json")
+    })?;
+    let found = if metadata.is_dir() {
+        in_directory(path)?
+    } else {
+        one_file(path)?
+    };
+    let mut names = NameSet::default();
+    for name in &found.files {
+        names.insert(name).map_err(|why| {
+            let dir = found.root.display();
+            Error::invalid_checkpoint(format!("{dir}: file name {} {why}; rename it", shown(name)))
+        })?;
+    }
+    Ok(found)
+}
+
+fn one_file(path: &Path) -> Result<Found> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "{}: the file name is not UTF-8; rename it",
+                path.display()
+            ))
+        })?;
+    // The parent of a bare file name is the empty path.
+    let root = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    if name.ends_with(INDEX_SUFFIX) {
+        return from_index(root, path);
+    }
+    if name.ends_with(".safetensors") {
+        let files = vec![name.to_owned()];
+        return Ok(Found {
+            root,
+            owns_root: false,
+            files,
+            index: None,
+        });
+    }
+    let lower = name.to_ascii_lowercase();
+    let lower = lower.strip_suffix(".index.json").unwrap_or(&lower);
+    let advice = OTHER_WEIGHTS
+        .iter()
+        .find(|(suffix, _)| lower.ends_with(suffix));
+    let advice = advice.map_or(
+        "give a directory, a .safetensors file or its index.json",
+        |a| a.1,
+    );
+    let what = path.display();
+    Err(Error::invalid_checkpoint(format!(
+        "{what} is not a safetensors file; {advice}"
+    )))
+}
+
+fn from_index(root: PathBuf, path: &Path) -> Result<Found> {
+    let index = Index::read(path)?;
+    let files = index.files.iter().map(|name| name.to_string()).collect();
+    Ok(Found {
+        root,
+        owns_root: true,
+        files,
+        index: Some(index),
+    })
+}
+
+fn in_directory(dir: &Path) -> Result<Found> {
+    let root = dir.to_owned();
+    // A dangling link counts as there: to pass it over would open half a checkpoint.
+    let is_there = |name: &str| fs::symlink_metadata(dir.join(name)).is_ok();
+    if is_there(INDEX_NAME) {
+        return from_index(root, &dir.join(INDEX_NAME));
+    }
+    if is_there(SINGLE_NAME) {
+        let files = vec![SINGLE_NAME.to_owned()];
+        return Ok(Found {
+            root,
+            owns_root: true,
+            files,
+            index: None,
+        });
+    }
+    let mut all = list(dir)?;
+    let other = all.iter().find_map(|name| {
+        let lower = name.to_ascii_lowercase();
+        let advice = OTHER_WEIGHTS
+            .iter()
+            .find(|(suffix, _)| lower.ends_with(suffix))?
+            .1;
+        Some((name.clone(), advice))
+    });
+    all.retain(|name| name.ends_with(".safetensors"));
+    let is_copy = |name: &String| name.starts_with("consolidated") || name.starts_with("adapter_");
+    let mut files: Vec<String> = all.iter().filter(|name| !is_copy(name)).cloned().collect();
+    if files.is_empty() {
+        files = all;
+    }
+    let what = dir.display();
+    match (files.is_empty(), other) {
+        (false, _) => Ok(Found {
+            root,
+            owns_root: true,
+            files,
+            index: None,
+        }),
+        (true, Some((name, advice))) => Err(Error::invalid_checkpoint(format!(
+            "{what} has no .safetensors file, but {}; {advice}",
+            shown(&name)
+        ))),
+        (true, None) => Err(Error::invalid_checkpoint(format!(
+            "{what} has no .safetensors file; give the directory that holds the checkpoint \
+             (in a Hugging Face cache: snapshots/REVISION)"
+        ))),
+    }
+}
+
+/// The visible names in `dir` that are not directories, sorted. Names that are not UTF-8 are escaped
+/// with U+FFFD, so that opening one fails by name.
+fn list(dir: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        let entry = entry.map_err(|e| Error::io("list", dir, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_dir = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir());
+        if !name.starts_with('.') && !is_dir {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

@@ -1,0 +1,273 @@
+//! Windows onto tensor bytes, mapped or read. The only file of the crate that maps.
+//!
+//! A window maps its own range and unmaps it when dropped: one map of a 140 GB model, kept, would
+//! cost 280 MB of page tables, which count against a memory limit like any other memory.
+
+#![expect(
+    unsafe_code,
+    reason = "a file map is only as sound as the promise that nobody writes to the file"
+)]
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use memmap2::{Advice, Mmap, MmapOptions};
+
+use crate::checkpoint::{Checkpoint, sys};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Buffers beyond this are given back to the system: tiles have 4 MiB at most.
+const MAX_POOLED_BYTES: usize = 8 << 20;
+
+/// How tensor bytes are brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoMode {
+    /// Pages of the file are mapped; the system shares and reclaims them.
+    Mmap,
+    /// Bytes are copied into buffers of our own; right for network file systems.
+    Read,
+}
+
+/// Whether files may be mapped. The promise that makes it sound is made where this is constructed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapChoice(IoMode);
+
+impl MapChoice {
+    /// Maps files where the system allows it.
+    ///
+    /// # Safety
+    /// No file of a checkpoint that is opened with this choice may be written to or truncated, by
+    /// this process or another, until everything made from that checkpoint is dropped. A change
+    /// shows as bytes that alter under a shared reference, which is undefined behaviour; a
+    /// truncation ends the process with SIGBUS. Replacing a file by a rename is fine.
+    pub const unsafe fn trusting_files_stay_unchanged() -> Self {
+        Self(IoMode::Mmap)
+    }
+
+    /// Never maps: reads into buffers.
+    pub const fn never() -> Self {
+        Self(IoMode::Read)
+    }
+
+    /// The mode chosen.
+    pub fn mode(self) -> IoMode {
+        self.0
+    }
+}
+
+impl Default for MapChoice {
+    /// [`MapChoice::never`]: safe whatever happens to the files.
+    fn default() -> Self {
+        Self::never()
+    }
+}
+
+/// The shards of a checkpoint as sources of bytes; shared by threads.
+#[derive(Debug)]
+pub(crate) struct Source {
+    mode: IoMode,
+    shards: Vec<SourceFile>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct SourceFile {
+    file: Arc<File>,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Source {
+    /// A source over all shards of `checkpoint`.
+    ///
+    /// # Errors
+    /// `Io` if a shard was written to since the checkpoint was opened.
+    pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
+        let mut shards = Vec::with_capacity(checkpoint.shards().len());
+        for shard in checkpoint.shards() {
+            shard.check_unchanged()?;
+            let (file, path) = (Arc::clone(shard.file()), shard.path.clone());
+            shards.push(SourceFile {
+                file,
+                path,
+                len: shard.file_len,
+            });
+        }
+        Ok(Source {
+            mode: map.mode(),
+            shards,
+            pool: Arc::default(),
+        })
+    }
+
+    /// The `len` bytes of shard `shard_idx` from `offset`. A mapped window has read nothing yet.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a range outside the shard; `Io` if reading fails or the file shrank.
+    pub(crate) fn window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
+        let shard = self
+            .shards
+            .get(shard_idx)
+            .filter(|s| s.holds(offset, len))
+            .ok_or_else(|| {
+                Error::invalid_argument(format!(
+                    "{len} bytes at {offset} of shard {shard_idx} lie outside the checkpoint"
+                ))
+            })?;
+        if len == 0 {
+            // The system refuses to map nothing.
+            return Ok(Window(Bytes::Empty));
+        }
+        if self.mode == IoMode::Mmap {
+            shard.check_not_shrunk()?;
+            if let Some(map) = shard.map(offset, len) {
+                return Ok(Window(Bytes::Mapped(map)));
+            }
+        }
+        let mut buffer = self.pool.take(len);
+        match sys::read_exact_at(&shard.file, &mut buffer[..len], offset) {
+            Ok(()) => Ok(Window(Bytes::Read {
+                buffer,
+                len,
+                pool: Arc::clone(&self.pool),
+            })),
+            Err(e) => {
+                self.pool.give(buffer);
+                Err(Error::io("read", &shard.path, e).context(format!("{len} bytes at {offset}")))
+            }
+        }
+    }
+
+    /// Asks the system to read a range ahead. A hint: it never fails, and may do nothing.
+    pub(crate) fn will_need(&self, shard_idx: usize, offset: u64, len: usize) {
+        let Some(shard) = self.shards.get(shard_idx) else {
+            return;
+        };
+        let left = shard.len.saturating_sub(offset);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+        if len == 0 {
+            return;
+        }
+        // The pages come to the system's cache, so the map need not outlive the call, nor is it
+        // ever looked through: this is sound in read mode too.
+        let map = MmapOptions::new()
+            .offset(offset)
+            .len(len)
+            .map_raw_read_only(&*shard.file);
+        if let Ok(map) = map {
+            let _ = map.advise(Advice::WillNeed);
+        }
+    }
+}
+
+impl SourceFile {
+    fn holds(&self, offset: u64, len: usize) -> bool {
+        offset
+            .checked_add(len as u64)
+            .is_some_and(|end| end <= self.len)
+    }
+
+    /// A map beyond the end would kill the process when touched; this catches all but a race.
+    fn check_not_shrunk(&self) -> Result<()> {
+        let now = self
+            .file
+            .metadata()
+            .map_err(|e| Error::io("read", &self.path, e))?
+            .len();
+        if now >= self.len {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "{} shrank from {} to {now} bytes while it was being read; restore it and run again",
+                self.path.display(),
+                self.len
+            ),
+        ))
+    }
+
+    /// None where the system refuses: some file systems cannot map, and maps per process are limited.
+    fn map(&self, offset: u64, len: usize) -> Option<Mmap> {
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(len);
+        // SAFETY: a source maps only if its `MapChoice` came from `trusting_files_stay_unchanged`,
+        // whose caller promised that these files are neither written to nor truncated meanwhile.
+        unsafe { options.map(&*self.file) }.ok()
+    }
+}
+
+/// The bytes of one range of a shard.
+#[derive(Debug)]
+pub(crate) struct Window(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    Empty,
+    Mapped(Mmap),
+    /// The first `len` bytes of a buffer that goes back to its pool.
+    Read {
+        buffer: Vec<u8>,
+        len: usize,
+        pool: Arc<Pool>,
+    },
+}
+
+impl Window {
+    /// Brings all pages of a mapped window in at once: on cold files four times as fast as one
+    /// fault a page. Failure shows when the bytes are looked at, if at all.
+    pub(crate) fn populate(&self) {
+        #[cfg(target_os = "linux")]
+        if let Bytes::Mapped(map) = &self.0 {
+            let _ = map.advise(Advice::PopulateRead);
+        }
+    }
+}
+
+impl Deref for Window {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Empty => &[],
+            Bytes::Mapped(map) => map,
+            Bytes::Read { buffer, len, .. } => &buffer[..*len],
+        }
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        if let Bytes::Read { buffer, pool, .. } = &mut self.0 {
+            pool.give(std::mem::take(buffer));
+        }
+    }
+}
+
+/// Buffers between two windows. It never holds more of them than were in use at once.
+#[derive(Debug, Default)]
+struct Pool(Mutex<Vec<Vec<u8>>>);
+
+impl Pool {
+    /// A buffer of at least `len` bytes, of which those not new keep their old contents.
+    fn take(&self, len: usize) -> Vec<u8> {
+        let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = pooled.unwrap_or_default();
+        if buffer.len() < len {
+            // A fresh allocation copies nothing over and holds no more than is asked for.
+            buffer = vec![0; len];
+        }
+        buffer
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        if (1..=MAX_POOLED_BYTES).contains(&buffer.len()) {
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(buffer);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Checkpoints in and out: Hugging Face directories of safetensors files.
+//!
+//! Opening reads headers alone; tensor bytes come through [`map`]'s windows, a range at a time, and
+//! leave through [`writer`]. Nothing here knows what a delta is.
+
+mod alias;
+mod discover;
+mod header;
+mod index;
+mod layout;
+mod map;
+mod names;
+mod shard;
+mod side;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::{Path, PathBuf};
+
+pub(crate) use alias::{aliases, same_file};
+pub(crate) use header::metadata as header_metadata;
+pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
+pub use map::{IoMode, MapChoice};
+pub(crate) use map::{Source, Window};
+pub(crate) use names::shown;
+pub(crate) use shard::parse_header;
+pub use shard::{Shard, TensorInfo};
+pub use side::{SideFile, SideFiles, SkippedFile};
+pub(crate) use writer::{CheckpointWriter, sync_dir};
+
+use crate::checkpoint::discover::{Found, discover};
+use crate::checkpoint::index::Index;
+use crate::error::{Error, Result};
+
+/// An open checkpoint: files and headers, validated; no tensor bytes.
+#[derive(Debug)]
+pub struct Checkpoint {
+    root: PathBuf,
+    owns_root: bool,
+    has_index: bool,
+    shards: Vec<Shard>,
+    tensors: Vec<TensorInfo>,
+    /// Indices into `tensors`, sorted by name.
+    by_name: Vec<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory, one `.safetensors` file, or a `.safetensors.index.json`.
+    ///
+    /// In a directory `model.safetensors.index.json` comes first, then `model.safetensors`, then
+    /// all `*.safetensors` by name, without `consolidated*` and `adapter_*` where there are others.
+    /// Links are followed, as a Hugging Face cache needs.
+    ///
+    /// # Errors
+    /// `InvalidCheckpoint` for weights in another format, a missing shard, or anything that breaks
+    /// the safetensors format; `Io` if the path cannot be read.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let Found {
+            root,
+            owns_root,
+            files,
+            index,
+        } = discover(path)?;
+        let mut shards = Vec::with_capacity(files.len());
+        let mut tensors = Vec::new();
+        for (shard_idx, name) in files.into_iter().enumerate() {
+            let path = root.join(&name);
+            if let Some(index) = &index {
+                check_present(&path, index)?;
+            }
+            let (shard, its_tensors) = Shard::open(path, name, shard_idx)?;
+            shards.push(shard);
+            tensors.extend(its_tensors);
+        }
+        let mut by_name: Vec<usize> = (0..tensors.len()).collect();
+        by_name.sort_unstable_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
+        let checkpoint = Checkpoint {
+            root,
+            owns_root,
+            has_index: index.is_some(),
+            shards,
+            tensors,
+            by_name,
+        };
+        checkpoint.check_unique()?;
+        index.map_or(Ok(()), |index| checkpoint.check_index(&index))?;
+        Ok(checkpoint)
+    }
+
+    /// The directory the shards lie in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The shards, sorted by name.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// All tensors in file order: by shard, offset and name.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of this name, with its place in [`tensors`](Self::tensors).
+    pub fn find(&self, name: &str) -> Option<(usize, &TensorInfo)> {
+        let at = self
+            .by_name
+            .binary_search_by(|&i| self.tensors[i].name.as_str().cmp(name))
+            .ok()?;
+        let idx = self.by_name[at];
+        Some((idx, &self.tensors[idx]))
+    }
+
+    /// Bytes of all shards, headers included.
+    pub fn total_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.file_len).sum()
+    }
+
+    /// The files beside the shards that belong to the model; none if one file was opened by name.
+    ///
+    /// # Errors
+    /// `Io` if the directory cannot be listed.
+    pub fn side_files(&self) -> Result<SideFiles> {
+        if self.owns_root {
+            side::list(&self.root)
+        } else {
+            Ok(SideFiles::default())
+        }
+    }
+
+    /// Whether the whole directory is the checkpoint, not one file in it.
+    pub(crate) fn owns_root(&self) -> bool {
+        self.owns_root
+    }
+
+    /// Whether an index file lists the shards.
+    pub(crate) fn has_index(&self) -> bool {
+        self.has_index
+    }
+
+    /// Fails if a shard was written to since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+
+    fn check_unique(&self) -> Result<()> {
+        let at = |i: usize| &self.tensors[self.by_name[i]];
+        let twice = (1..self.by_name.len()).find(|&i| at(i - 1).name == at(i).name);
+        let Some(i) = twice else { return Ok(()) };
+        let (a, b) = (
+            at(i - 1).shard.min(at(i).shard),
+            at(i - 1).shard.max(at(i).shard),
+        );
+        Err(Error::invalid_checkpoint(format!(
+            "{}: tensor {} is in both {} and {}; give the one file or index.json that is meant",
+            self.root.display(),
+            shown(&at(i).name),
+            self.shards[a].file_name,
+            self.shards[b].file_name,
+        )))
+    }
+
+    /// Every tensor of the index must be where it says. The reverse is not asked: loaders read
+    /// whatever a shard holds, and so does this.
+    fn check_index(&self, index: &Index) -> Result<()> {
+        let lacks = index.weight_map.iter().find(|(tensor, file)| {
+            self.find(tensor)
+                .is_none_or(|(_, info)| self.shards[info.shard].file_name != **file)
+        });
+        let Some((tensor, file)) = lacks else {
+            return Ok(());
+        };
+        Err(Error::invalid_checkpoint(format!(
+            "{}: tensor {} should be in {file}, which lacks it; index and shards do not belong \
+             together: download them again",
+            index.path.display(),
+            shown(tensor),
+        )))
+    }
+}
+
+/// A shard that an index promises and that is not there is the checkpoint's fault.
+fn check_present(shard: &Path, index: &Index) -> Result<()> {
+    match shard.metadata() {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::invalid_checkpoint(format!(
+                "{}: shard {} is missing; download it too",
+                index.path.display(),
+                shard.display()
+            ))
+            .with_source(e))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,83 @@
+//! Side files: what lies beside the shards (config, tokenizer, licence) and makes them a model.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::discover::is_weights;
+use crate::checkpoint::names::NameSet;
+use crate::error::{Error, Result};
+
+/// Largest side file carried; tokenizers have 30 MB, anything beyond is data.
+pub(crate) const MAX_SIDE_FILE_BYTES: u64 = 256 << 20;
+
+/// A file that is carried along verbatim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SideFile {
+    /// Its name in the checkpoint's directory; plain on every system.
+    pub name: String,
+    /// Where to read it.
+    pub path: PathBuf,
+    /// Its length in bytes when it was listed.
+    pub len: u64,
+}
+
+/// A file that is not carried along, though it looks like one that should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SkippedFile {
+    /// Its name.
+    pub name: String,
+    /// Why, to follow the name in a sentence.
+    pub why: &'static str,
+}
+
+/// The side files of a checkpoint, both lists sorted by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SideFiles {
+    /// Those to carry.
+    pub files: Vec<SideFile>,
+    /// Those to tell the user about.
+    pub skipped: Vec<SkippedFile>,
+}
+
+/// Lists `root`. Weights in any format, hidden files and directories are neither carried nor reported.
+pub(super) fn list(root: &Path) -> Result<SideFiles> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(root).map_err(|e| Error::io("list", root, e))? {
+        let entry = entry.map_err(|e| Error::io("list", root, e))?;
+        entries.push((entry.file_name(), entry.path()));
+    }
+    // The order decides which of two clashing names is kept.
+    entries.sort_unstable();
+    let mut out = SideFiles::default();
+    let mut names = NameSet::default();
+    for (os_name, path) in entries {
+        let name = os_name.to_string_lossy().into_owned();
+        if name.starts_with('.') || is_weights(&name) {
+            continue;
+        }
+        let skip = match fs::metadata(&path) {
+            Err(_) => Some("cannot be read (a dangling link?)"),
+            Ok(metadata) if metadata.is_dir() => continue,
+            Ok(metadata) if !metadata.is_file() => Some("is not a regular file"),
+            Ok(metadata) if metadata.len() > MAX_SIDE_FILE_BYTES => Some("is larger than 256 MiB"),
+            Ok(_) if os_name.to_str().is_none() => Some("is not a UTF-8 name"),
+            Ok(metadata) => match names.insert(&name) {
+                Err(why) => Some(why),
+                Ok(()) => {
+                    out.files.push(SideFile {
+                        name: name.clone(),
+                        path,
+                        len: metadata.len(),
+                    });
+                    None
+                }
+            },
+        };
+        out.skipped
+            .extend(skip.map(|why| SkippedFile { name, why }));
+    }
+    Ok(out)
+}

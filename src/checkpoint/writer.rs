@@ -1,0 +1,365 @@
+//! Writes a checkpoint directory: all or nothing.
+//!
+//! Everything goes to a temporary directory beside the output, reaches the disk, and takes the final
+//! name in one rename; whoever opens the output sees the old state or the new, never a part. An
+//! existing file is never truncated, since someone may have it mapped.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::checkpoint::discover::INDEX_NAME;
+use crate::checkpoint::layout::ShardLayout;
+use crate::checkpoint::names::{NameSet, shown};
+use crate::checkpoint::sys;
+use crate::error::{Error, Result};
+
+/// Bytes of one file written between two syncs. Dirty pages count against a control group's memory
+/// limit and cannot be reclaimed before they are on disk.
+const SYNC_BYTES: u64 = 32 << 20;
+
+/// A checkpoint directory being written; dropped without [`commit`](Self::commit), it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct CheckpointWriter {
+    /// The final name, with links resolved.
+    dir: PathBuf,
+    force: bool,
+    temp: TempDir,
+    names: NameSet,
+    shards: Vec<WrittenShard>,
+}
+
+#[derive(Debug)]
+struct WrittenShard {
+    file_name: String,
+    tensors: Vec<(String, u64)>,
+    data_start: u64,
+    file_len: u64,
+    /// Tensor bytes still to come.
+    left: u64,
+    /// None once finished.
+    out: Option<SyncedFile>,
+}
+
+impl CheckpointWriter {
+    /// Prepares to write `dir`, and its parents where missing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `dir` is a file, a mount point, or a directory that is not empty and
+    /// either `force` is false or it has sub-directories.
+    pub(crate) fn create(dir: &Path, force: bool) -> Result<Self> {
+        let dir = match dir.canonicalize() {
+            Ok(found) => found,
+            // A dangling link exists and leads nowhere.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !dir.is_symlink() => {
+                dir.to_owned()
+            }
+            Err(e) => return Err(Error::io("open", dir, e)),
+        };
+        let Some(name) = dir.file_name() else {
+            return Err(Error::invalid_argument(format!(
+                "{} cannot be replaced; give a directory with a name",
+                dir.display()
+            )));
+        };
+        let parent = parent_of(&dir);
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        check_replaceable(&dir, force)?;
+        let prefix = hidden_prefix(name, "partial");
+        let temp = tempfile::Builder::new()
+            .prefix(&prefix)
+            .tempdir_in(parent)
+            .map_err(|e| Error::io("create a directory in", parent, e))?;
+        Ok(Self {
+            dir,
+            force,
+            temp,
+            names: NameSet::default(),
+            shards: Vec::new(),
+        })
+    }
+
+    /// Creates the file of `layout` with its header and its full length; gives its index.
+    pub(crate) fn start_shard(&mut self, layout: &ShardLayout) -> Result<usize> {
+        let mut out = self.create_file(&layout.file_name)?;
+        out.file
+            .set_len(layout.file_len)
+            .map_err(|e| Error::io("extend", &out.path, e))?;
+        out.write_at(0, &layout.header)?;
+        let data_start = layout.header.len() as u64;
+        let tensors = layout
+            .tensors
+            .iter()
+            .map(|(name, _, n_bytes)| (name.clone(), *n_bytes));
+        self.shards.push(WrittenShard {
+            file_name: layout.file_name.clone(),
+            tensors: tensors.collect(),
+            data_start,
+            file_len: layout.file_len,
+            left: layout.file_len - data_start,
+            out: Some(out),
+        });
+        Ok(self.shards.len() - 1)
+    }
+
+    /// Writes tensor bytes at `offset` of the file of shard `shard_idx`. Each byte is written once.
+    pub(crate) fn write_at(&mut self, shard_idx: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let n = bytes.len() as u64;
+        let shard = self.shards.get_mut(shard_idx).filter(|shard| {
+            let fits = offset
+                .checked_add(n)
+                .is_some_and(|end| end <= shard.file_len);
+            fits && offset >= shard.data_start && n <= shard.left
+        });
+        match shard.and_then(|shard| Some((&mut shard.left, shard.out.as_mut()?))) {
+            Some((left, out)) => {
+                out.write_at(offset, bytes)?;
+                *left -= n;
+                Ok(())
+            }
+            None => Err(Error::invalid_argument(format!(
+                "{n} bytes at {offset} of output shard {shard_idx} have no place in its layout"
+            ))),
+        }
+    }
+
+    /// Checks that a shard is complete, brings it to disk and closes it. Later calls do nothing.
+    ///
+    /// # Errors
+    /// `InvalidCheckpoint` if tensor bytes are missing.
+    pub(crate) fn finish_shard(&mut self, shard_idx: usize) -> Result<()> {
+        let Some(shard) = self.shards.get_mut(shard_idx) else {
+            return Err(Error::invalid_argument(format!(
+                "there is no output shard {shard_idx}"
+            )));
+        };
+        if shard.left != 0 {
+            return Err(Error::invalid_checkpoint(format!(
+                "output shard {}: {} of {} bytes were never written; its header and its tensors disagree",
+                shard.file_name,
+                shard.left,
+                shard.file_len - shard.data_start
+            )));
+        }
+        shard.out.take().map_or(Ok(()), SyncedFile::finish)
+    }
+
+    /// Writes a side file from its chunks and gives its length.
+    ///
+    /// # Errors
+    /// `InvalidCheckpoint` if `name` is not plain or taken; whatever a chunk brings.
+    pub(crate) fn write_side_file<B: AsRef<[u8]>>(
+        &mut self,
+        name: &str,
+        chunks: impl IntoIterator<Item = Result<B>>,
+    ) -> Result<u64> {
+        let mut out = self.create_file(name)?;
+        let mut len = 0;
+        for chunk in chunks {
+            let chunk = chunk?;
+            out.write_at(len, chunk.as_ref())?;
+            len += chunk.as_ref().len() as u64;
+        }
+        out.finish()?;
+        Ok(len)
+    }
+
+    /// Writes the index of the shards started so far, if there are several or `always` is set.
+    /// Its bytes are those that transformers writes for the same facts.
+    ///
+    /// # Errors
+    /// `InvalidCheckpoint` if a tensor is in two shards.
+    pub(crate) fn write_index(&mut self, always: bool) -> Result<()> {
+        if self.shards.len() < 2 && !always {
+            return Ok(());
+        }
+        let mut total_size = 0;
+        let mut weight_map = BTreeMap::new();
+        for shard in &self.shards {
+            for (name, n_bytes) in &shard.tensors {
+                total_size += n_bytes;
+                if let Some(other) = weight_map.insert(name, &shard.file_name) {
+                    return Err(Error::invalid_checkpoint(format!(
+                        "tensor {} would be in both {other} and {}",
+                        shown(name),
+                        shard.file_name
+                    )));
+                }
+            }
+        }
+        let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+        let text = format!("{index:#}\n");
+        self.write_side_file(INDEX_NAME, [Ok(text)])?;
+        Ok(())
+    }
+
+    /// Brings everything to disk and gives it its final name, in place of what was there.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        for shard_idx in 0..self.shards.len() {
+            self.finish_shard(shard_idx)?;
+        }
+        sync_dir(self.temp.path())?;
+        // Again: hours may have passed.
+        let replaces = check_replaceable(&self.dir, self.force)?;
+        let aside = replaces.then(|| move_aside(&self.dir)).transpose()?;
+        if let Err(e) = fs::rename(self.temp.path(), &self.dir) {
+            let error = Error::io("rename the finished checkpoint to", &self.dir, e);
+            return Err(match aside {
+                Some(aside) => put_back(&aside, &self.dir, error),
+                None => error,
+            });
+        }
+        // It has another name now; nothing is left to remove.
+        let _ = self.temp.keep();
+        sync_dir(parent_of(&self.dir))?;
+        aside.map_or(Ok(()), |aside| remove_flat(&aside))
+    }
+
+    fn create_file(&mut self, name: &str) -> Result<SyncedFile> {
+        self.names.insert(name).map_err(|why| {
+            Error::invalid_checkpoint(format!("output file name {} {why}", shown(name)))
+        })?;
+        let path = self.temp.path().join(name);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = file.map_err(|e| Error::io("create", &path, e))?;
+        Ok(SyncedFile {
+            file,
+            path,
+            unsynced: 0,
+        })
+    }
+}
+
+/// A file whose unsynced bytes are bounded.
+#[derive(Debug)]
+struct SyncedFile {
+    file: File,
+    path: PathBuf,
+    unsynced: u64,
+}
+
+impl SyncedFile {
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        sys::write_all_at(&self.file, bytes, offset)
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.file
+                .sync_data()
+                .map_err(|e| Error::io("sync", &self.path, e))?;
+            self.unsynced = 0;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|e| Error::io("sync", &self.path, e))
+    }
+}
+
+/// Whether `dir` has contents that a new checkpoint replaces.
+fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
+    let metadata = match fs::metadata(dir) {
+        Ok(metadata) => metadata,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::io("open", dir, e)),
+    };
+    let refuse = |why: &str| Err(Error::invalid_argument(format!("{} {why}", dir.display())));
+    if !metadata.is_dir() {
+        return refuse("is a file; give a directory to write to");
+    }
+    let parent = parent_of(dir);
+    let parent_metadata = fs::metadata(parent).map_err(|e| Error::io("open", parent, e))?;
+    if sys::device(&metadata) != sys::device(&parent_metadata) {
+        return refuse("is a mount point and cannot be replaced; give a directory inside it");
+    }
+    let mut is_empty = true;
+    for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
+        let entry = entry.map_err(|e| Error::io("list", dir, e))?;
+        is_empty = false;
+        if !force {
+            return refuse("is not empty; choose another directory, or --force to replace it");
+        }
+        if entry
+            .file_type()
+            .map_err(|e| Error::io("list", dir, e))?
+            .is_dir()
+        {
+            let name = entry.file_name();
+            let name = shown(&name.to_string_lossy()).to_string();
+            return refuse(&format!(
+                "has a sub-directory {name}, which no checkpoint has: it is not replaced even by \
+                 force; choose another directory"
+            ));
+        }
+    }
+    Ok(!is_empty)
+}
+
+/// Gives `dir` a hidden name beside its own.
+fn move_aside(dir: &Path) -> Result<PathBuf> {
+    let parent = parent_of(dir);
+    let prefix = hidden_prefix(dir.file_name().unwrap_or_default(), "replaced");
+    let aside = tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir_in(parent)
+        .map_err(|e| Error::io("create a directory in", parent, e))?;
+    // The rename takes the place of the empty directory; from then on it holds the user's files,
+    // which no drop may remove.
+    match fs::rename(dir, aside.path()) {
+        Ok(()) => Ok(aside.keep()),
+        Err(e) => Err(Error::io("rename", dir, e)),
+    }
+}
+
+fn put_back(aside: &Path, dir: &Path, error: Error) -> Error {
+    match fs::rename(aside, dir) {
+        Ok(()) => error,
+        Err(_) => error.context(format!("the old contents are now in {}", aside.display())),
+    }
+}
+
+/// Removes a directory of files. Never recursive: what was no file a moment ago stays.
+fn remove_flat(dir: &Path) -> Result<()> {
+    let remove = || {
+        for entry in fs::read_dir(dir)? {
+            fs::remove_file(entry?.path())?;
+        }
+        fs::remove_dir(dir)
+    };
+    remove().map_err(|e| {
+        Error::io("remove the replaced files in", dir, e)
+            .context("the new checkpoint is complete and in place")
+    })
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|e| Error::io("sync", dir, e))
+}
+
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// `.NAME.role-`, without NAME where it is so long that the whole would not be a legal name.
+fn hidden_prefix(name: &std::ffi::OsStr, role: &str) -> std::ffi::OsString {
+    let mut prefix = std::ffi::OsString::from(".");
+    if name.len() <= 200 {
+        prefix.push(name);
+        prefix.push(".");
+    }
+    prefix.push(role);
+    prefix.push("-");
+    prefix
+}

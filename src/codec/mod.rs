@@ -1,0 +1,132 @@
+//! How one tile's decisions become bytes and come back. A codec never sees paths, names or zstd.
+//!
+//! Encoding is a function of each codec's own, since each takes other decisions; decoding is one
+//! trait, since a reader learns the codec from the stored frame.
+
+pub(crate) mod patches;
+pub(crate) mod planes;
+
+use crate::error::{Error, Result};
+use crate::kernel::dct::Dct;
+use crate::tensor::DType;
+
+/// Stored code of a codec. Codes are never reused; 0x8000 and above are private.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum CodecId {
+    /// Bit-exact byte planes.
+    Planes = 1,
+    /// Quantised DCT patches.
+    Patches = 2,
+}
+
+/// A tile's bytes as they lie in a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// Size and dtype of the tile to restore.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) dtype: DType,
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+    /// Rows of a patch strip; 0 for flat tiles.
+    pub(crate) patch: usize,
+}
+
+impl Target {
+    pub(crate) fn n_elements(&self) -> usize {
+        self.n_rows * self.n_cols
+    }
+
+    /// Bytes of the restored tile. Flat tiles count lanes, matrix tiles elements of whole bytes, so
+    /// both are lanes wide.
+    pub(crate) fn n_bytes(&self) -> usize {
+        let lane = if self.patch == 0 {
+            self.dtype.lane_bytes()
+        } else {
+            self.dtype.bits() / 8
+        };
+        self.n_elements() * lane
+    }
+}
+
+/// Buffers one worker reuses for every tile.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) codes: Vec<u8>,
+    pub(crate) strip: Vec<f32>,
+    pub(crate) patches: Vec<f32>,
+    pub(crate) work: Vec<f32>,
+    dct: Option<(usize, Dct)>,
+}
+
+impl Scratch {
+    /// The transform of side `p`, made once, lent out together with the buffers.
+    pub(crate) fn take_dct(&mut self, p: usize) -> Dct {
+        match self.dct.take() {
+            Some((side, dct)) if side == p => dct,
+            _ => Dct::new(p),
+        }
+    }
+
+    pub(crate) fn give_dct(&mut self, p: usize, dct: Dct) {
+        self.dct = Some((p, dct));
+    }
+}
+
+/// Gives a stored tile back.
+pub(crate) trait Codec: std::fmt::Debug + Sync {
+    fn id(&self) -> CodecId;
+
+    /// Most bytes a payload of this tile may have: what a reader is ready to allocate.
+    fn max_len(&self, target: &Target) -> usize;
+
+    /// Writes the restored tile to `out`, which has [`Target::n_bytes`] bytes. `base` is the same
+    /// tile of the base, if the tensor has one.
+    ///
+    /// # Errors
+    /// `Corrupt` if the payload cannot be one of this tile.
+    fn decode(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()>;
+}
+
+/// Every codec a reader knows.
+pub(crate) const ALL: &[&dyn Codec] = &[&planes::Planes, &patches::Patches];
+
+/// The codec with this stored code.
+///
+/// # Errors
+/// `Corrupt` if there is none.
+pub(crate) fn by_code(code: u16) -> Result<&'static dyn Codec> {
+    ALL.iter()
+        .copied()
+        .find(|c| c.id() as u16 == code)
+        .ok_or_else(|| Error::corrupt(format!("unknown codec {code}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_never_change() {
+        assert_eq!(
+            ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(),
+            [1, 2]
+        );
+        assert_eq!(CodecId::Planes as u16, 1);
+        assert_eq!(CodecId::Patches as u16, 2);
+        assert!(by_code(0).is_err());
+    }
+}

@@ -1,0 +1,402 @@
+//! Tiles as quantised DCT patches of mixed bit widths (Delta-DCT, METHODS section 1.8).
+//!
+//! A payload decodes alone: it holds its class map, the range of every kept patch, the packed codes
+//! and the factor of its matrix. Byte layout: FORMAT.md section 6.2.
+
+use half::f16;
+
+use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
+use crate::error::{Error, Result};
+use crate::kernel::dct::Dct;
+use crate::kernel::{convert, pack, patch, quantise};
+use crate::wire::{Reader, Writer};
+
+/// Most bits a code has.
+pub(crate) const MAX_BITS: u8 = 8;
+/// Most classes an allocation has.
+pub(crate) const MAX_CLASSES: usize = 16;
+/// Patch sides with a transform.
+pub(crate) const SIDES: [usize; 4] = [8, 16, 32, 64];
+
+/// The codec of DCT patches.
+#[derive(Debug)]
+pub(crate) struct Patches;
+
+/// What a method decided for one tile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Decisions<'a> {
+    /// Patch side.
+    pub(crate) p: usize,
+    /// Bits of each class; 0 keeps nothing.
+    pub(crate) bits: &'a [u8],
+    /// Class of each patch of the tile, row by row.
+    pub(crate) classes: &'a [u8],
+    /// Patch ranges are stored as f16 times two to this power.
+    pub(crate) exponent: i16,
+    /// The decoded delta is multiplied by this.
+    pub(crate) factor: f32,
+}
+
+/// Patches of side `p` that cover an area.
+pub(crate) fn n_patches(n_rows: usize, n_cols: usize, p: usize) -> usize {
+    n_rows.div_ceil(p) * n_cols.div_ceil(p)
+}
+
+/// Bits a code takes in the payload. Widths that do not divide a byte would hide the symbols from the
+/// entropy coder: 5-bit codes packed tight come out a third larger than one a byte (STYLE section 6).
+fn stored_bits(bits: u8) -> u32 {
+    match bits {
+        1 | 2 | 4 => u32::from(bits),
+        _ => 8,
+    }
+}
+
+fn class_bits(n_classes: usize) -> u32 {
+    usize::BITS - (n_classes - 1).leading_zeros()
+}
+
+/// Two to the power `exponent`, which fits f32's normal range.
+fn power_of_two(exponent: i16) -> f32 {
+    f32::from_bits(((i32::from(exponent).clamp(-126, 127) + 127) as u32) << 23)
+}
+
+/// Calls `each(strip_idx, rows)` for every strip of `p` rows.
+fn strips(n_rows: usize, p: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    (0..n_rows.div_ceil(p)).map(move |s| (s, s * p..n_rows.min(s * p + p)))
+}
+
+/// The tile pair whose delta is taken, strip by strip, so that no f32 copy outgrows the cache.
+pub(crate) struct DeltaStrips<'a> {
+    pub(crate) ft: Operand<'a>,
+    pub(crate) base: Operand<'a>,
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+}
+
+impl DeltaStrips<'_> {
+    /// Cuts the delta of these rows into patches, in `scratch.patches`; the strip itself stays in
+    /// `scratch.strip`.
+    fn load(&self, rows: &std::ops::Range<usize>, p: usize, scratch: &mut Scratch) {
+        let n = rows.len() * self.n_cols;
+        let part = |o: &Operand<'_>| {
+            let width = o.dtype.bits() / 8;
+            rows.start * self.n_cols * width..rows.end * self.n_cols * width
+        };
+        scratch.strip.resize(n, 0.0);
+        let ft = (self.ft.dtype, &self.ft.bytes[part(&self.ft)]);
+        let base = (self.base.dtype, &self.base.bytes[part(&self.base)]);
+        convert::subtract(ft, base, &mut scratch.strip);
+        scratch.patches.resize(self.n_cols.div_ceil(p) * p * p, 0.0);
+        patch::gather(
+            &scratch.strip,
+            self.n_cols,
+            rows.len(),
+            p,
+            &mut scratch.patches,
+        );
+    }
+
+    /// Sum of squares of every patch (METHODS 1.3 E3, whose root ranks alike) and the sum of absolute
+    /// values (E8).
+    pub(crate) fn scores(&self, p: usize, scratch: &mut Scratch) -> (Vec<f64>, f64) {
+        let mut scores = Vec::with_capacity(n_patches(self.n_rows, self.n_cols, p));
+        let mut sum_abs = 0.0;
+        for (_, rows) in strips(self.n_rows, p) {
+            self.load(&rows, p, scratch);
+            sum_abs += quantise::sum_abs(&scratch.strip);
+            scores.extend(
+                scratch
+                    .patches
+                    .chunks_exact(p * p)
+                    .map(quantise::sum_squares),
+            );
+        }
+        (scores, sum_abs)
+    }
+
+    /// Sum of absolute values of what these decisions decode to, before the factor (METHODS 1.4 D4).
+    pub(crate) fn decoded_magnitude(&self, d: &Decisions<'_>, scratch: &mut Scratch) -> f64 {
+        let dct = scratch.take_dct(d.p);
+        let area = d.p * d.p;
+        let across = self.n_cols.div_ceil(d.p);
+        let mut sum = 0.0;
+        let mut codes = std::mem::take(&mut scratch.codes);
+        codes.resize(area, 0);
+        for (s, rows) in strips(self.n_rows, d.p) {
+            self.load(&rows, d.p, scratch);
+            scratch.work.resize(area, 0.0);
+            for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
+                let bits = d.bits[usize::from(d.classes[s * across + i])];
+                if bits == 0 {
+                    values.fill(0.0);
+                    continue;
+                }
+                let range = quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes);
+                restore_patch(
+                    &dct,
+                    d.exponent,
+                    range,
+                    bits,
+                    &codes,
+                    values,
+                    &mut scratch.work,
+                );
+            }
+            patch::scatter(
+                &scratch.patches,
+                self.n_cols,
+                rows.len(),
+                d.p,
+                &mut scratch.strip,
+            );
+            sum += quantise::sum_abs(&scratch.strip);
+        }
+        scratch.codes = codes;
+        scratch.give_dct(d.p, dct);
+        sum
+    }
+
+    /// Appends the payload of this tile.
+    pub(crate) fn encode(&self, d: &Decisions<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) {
+        let dct = scratch.take_dct(d.p);
+        let area = d.p * d.p;
+        let across = self.n_cols.div_ceil(d.p);
+        let mut codes = std::mem::take(&mut scratch.codes);
+        codes.resize(area, 0);
+        let mut ranges = Vec::new();
+        let mut streams = vec![Vec::new(); d.bits.len()];
+        for (s, rows) in strips(self.n_rows, d.p) {
+            self.load(&rows, d.p, scratch);
+            scratch.work.resize(area, 0.0);
+            for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
+                let class = usize::from(d.classes[s * across + i]);
+                let bits = d.bits[class];
+                if bits == 0 {
+                    continue;
+                }
+                ranges.push(quantise_patch(
+                    &dct,
+                    d,
+                    bits,
+                    values,
+                    &mut scratch.work,
+                    &mut codes,
+                ));
+                pack::pack(&codes, stored_bits(bits), &mut streams[class]);
+            }
+        }
+        scratch.codes = codes;
+        scratch.give_dct(d.p, dct);
+        write_payload(d, &ranges, &streams, out);
+    }
+}
+
+fn write_payload(d: &Decisions<'_>, ranges: &[(f16, f16)], streams: &[Vec<u8>], out: &mut Vec<u8>) {
+    let mut w = Writer(std::mem::take(out));
+    w.u8(d.p as u8);
+    w.u8(d.bits.len() as u8);
+    d.bits.iter().for_each(|b| w.u8(*b));
+    w.u16(d.exponent as u16);
+    w.u32(d.factor.to_bits());
+    *out = w.0;
+    if d.bits.len() > 1 {
+        pack::pack(d.classes, class_bits(d.bits.len()), out);
+    }
+    // As byte planes, since the high bytes of neighbouring ranges are alike.
+    for byte in 0..2 {
+        out.extend(ranges.iter().map(|r| r.0.to_le_bytes()[byte]));
+    }
+    for byte in 0..2 {
+        out.extend(ranges.iter().map(|r| r.1.to_le_bytes()[byte]));
+    }
+    streams.iter().for_each(|s| out.extend(s));
+}
+
+/// Transforms a patch in place and quantises it between its own extremes, narrowed outwards to f16 so
+/// that no coefficient falls outside (METHODS 1.3 E5 E6, 1.8).
+fn quantise_patch(
+    dct: &Dct,
+    d: &Decisions<'_>,
+    bits: u8,
+    values: &mut [f32],
+    work: &mut [f32],
+    codes: &mut [u8],
+) -> (f16, f16) {
+    dct.forward(values, work);
+    let (lo, hi) = quantise::min_max(values);
+    let down = power_of_two(-d.exponent);
+    let range = (
+        quantise::f16_at_most(lo * down),
+        quantise::f16_at_least(hi * down),
+    );
+    let (lo, hi) = widen(d.exponent, range);
+    quantise::quantise(values, lo, hi, u32::from(bits), codes);
+    range
+}
+
+fn widen(exponent: i16, range: (f16, f16)) -> (f32, f32) {
+    let up = power_of_two(exponent);
+    (range.0.to_f32() * up, range.1.to_f32() * up)
+}
+
+/// Dequantises a patch and transforms it back (METHODS 1.4 D1 D2).
+fn restore_patch(
+    dct: &Dct,
+    exponent: i16,
+    range: (f16, f16),
+    bits: u8,
+    codes: &[u8],
+    values: &mut [f32],
+    work: &mut [f32],
+) {
+    let (lo, hi) = widen(exponent, range);
+    quantise::dequantise(codes, lo, hi, u32::from(bits), values);
+    dct.inverse(values, work);
+}
+
+/// A payload taken apart and found whole.
+struct Payload<'a> {
+    p: usize,
+    bits: &'a [u8],
+    exponent: i16,
+    factor: f32,
+    classes: Vec<u8>,
+    /// Byte planes of the kept patches' ranges, `n_kept` bytes each.
+    ranges: &'a [u8],
+    n_kept: usize,
+    /// The code streams of the classes, in order.
+    streams: Vec<&'a [u8]>,
+}
+
+impl<'a> Payload<'a> {
+    fn parse(payload: &'a [u8], target: &Target) -> Result<Self> {
+        let mut r = Reader::new(payload);
+        let p = usize::from(r.u8()?);
+        let n_classes = usize::from(r.u8()?);
+        if !SIDES.contains(&p) || p != target.patch || !(1..=MAX_CLASSES).contains(&n_classes) {
+            return Err(Error::corrupt(
+                "patch side or class count is not the tile's",
+            ));
+        }
+        let bits = r.take(n_classes)?;
+        if bits.iter().any(|b| *b > MAX_BITS) {
+            return Err(Error::corrupt("a class has more than 8 bits"));
+        }
+        let exponent = r.u16()? as i16;
+        let factor = f32::from_bits(r.u32()?);
+        if !factor.is_finite() || exponent.unsigned_abs() > 126 {
+            return Err(Error::corrupt("scale is not finite"));
+        }
+        let n = n_patches(target.n_rows, target.n_cols, p);
+        let mut classes = vec![0; n];
+        if n_classes > 1 {
+            let width = class_bits(n_classes);
+            let map = r.take((n * width as usize).div_ceil(8))?;
+            pack::unpack(map, width, &mut classes);
+        }
+        let mut counts = [0usize; MAX_CLASSES];
+        for class in &classes {
+            if usize::from(*class) >= n_classes {
+                return Err(Error::corrupt("a patch has a class that does not exist"));
+            }
+            counts[usize::from(*class)] += 1;
+        }
+        let kept = bits.iter().zip(counts).filter(|(b, _)| **b > 0);
+        let n_kept = kept.map(|(_, n)| n).sum();
+        let ranges = r.take(n_kept * 4)?;
+        let mut streams = Vec::with_capacity(n_classes);
+        for (b, count) in bits.iter().zip(counts) {
+            let width = if *b == 0 { 0 } else { stored_bits(*b) as usize };
+            streams.push(r.take(count * p * p * width / 8)?);
+        }
+        r.end()?;
+        Ok(Self {
+            p,
+            bits,
+            exponent,
+            factor,
+            classes,
+            ranges,
+            n_kept,
+            streams,
+        })
+    }
+
+    fn range(&self, k: usize) -> Result<(f16, f16)> {
+        let byte = |plane: usize| self.ranges[plane * self.n_kept + k];
+        let range = (
+            f16::from_le_bytes([byte(0), byte(1)]),
+            f16::from_le_bytes([byte(2), byte(3)]),
+        );
+        if range.0.is_finite() && range.1.is_finite() {
+            return Ok(range);
+        }
+        Err(Error::corrupt("a patch range is not finite"))
+    }
+}
+
+impl Codec for Patches {
+    fn id(&self) -> CodecId {
+        CodecId::Patches
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        let p = target.patch.max(1);
+        let n = n_patches(target.n_rows, target.n_cols, p);
+        2 + MAX_CLASSES + 6 + n + n * 4 + n * p * p
+    }
+
+    fn decode(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let base = base.ok_or_else(|| Error::corrupt("patches without a base"))?;
+        let mut payload = Payload::parse(payload, target)?;
+        let (p, n_cols) = (payload.p, target.n_cols);
+        let (area, across) = (p * p, n_cols.div_ceil(p));
+        let dct = scratch.take_dct(p);
+        let (in_width, out_width) = (base.dtype.bits() / 8, target.dtype.bits() / 8);
+        scratch.codes.resize(area, 0);
+        scratch.work.resize(area, 0.0);
+        scratch.patches.resize(across * area, 0.0);
+        let mut k = 0;
+        for (s, rows) in strips(target.n_rows, p) {
+            for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
+                let class = usize::from(payload.classes[s * across + i]);
+                let bits = payload.bits[class];
+                if bits == 0 {
+                    values.fill(0.0);
+                    continue;
+                }
+                let width = stored_bits(bits);
+                let (codes, rest) = payload.streams[class].split_at(area * width as usize / 8);
+                payload.streams[class] = rest;
+                pack::unpack(codes, width, &mut scratch.codes);
+                let range = payload.range(k)?;
+                k += 1;
+                restore_patch(
+                    &dct,
+                    payload.exponent,
+                    range,
+                    bits,
+                    &scratch.codes,
+                    values,
+                    &mut scratch.work,
+                );
+            }
+            scratch.strip.resize(rows.len() * n_cols, 0.0);
+            patch::scatter(&scratch.patches, n_cols, rows.len(), p, &mut scratch.strip);
+            scratch.strip.iter_mut().for_each(|v| *v *= payload.factor);
+            let part = rows.start * n_cols..rows.end * n_cols;
+            let from = &base.bytes[part.start * in_width..part.end * in_width];
+            let to = &mut out[part.start * out_width..part.end * out_width];
+            convert::add((base.dtype, from), &scratch.strip, target.dtype, to);
+        }
+        scratch.give_dct(p, dct);
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! `inspect`: what an archive holds, from its records alone.
+
+use std::path::Path;
+
+use crate::archive::{Archive, FORMAT_VERSION, Item, Origin, Stored};
+use crate::error::Result;
+use crate::method;
+use crate::report::{ArchiveSummary, TensorSummary, VariantSummary};
+
+/// Lists the variants of an archive, or the one called `name`; with `tensors`, their tensors too.
+///
+/// # Errors
+/// `Corrupt`, `Truncated` or `Incompatible` if the archive cannot be read; `InvalidArgument` if
+/// there is no such variant.
+pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<ArchiveSummary> {
+    let opened = Archive::open(archive)?;
+    let names: Vec<String> = match name {
+        Some(name) => vec![name.to_owned()],
+        None => opened
+            .index
+            .variants
+            .iter()
+            .map(|v| v.name.clone())
+            .collect(),
+    };
+    let variants = names
+        .iter()
+        .map(|name| {
+            opened
+                .load(Some(name))
+                .map(|stored| summarise(&stored, tensors))
+        })
+        .collect::<Result<_>>()?;
+    Ok(ArchiveSummary {
+        format_version: FORMAT_VERSION.min(opened.footer.version),
+        generation: opened.footer.generation,
+        archive_bytes: opened.committed_len(),
+        variants,
+    })
+}
+
+fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
+    let (head, seal) = (&stored.head, &stored.seal);
+    let list: Vec<_> = (0..stored.tensors.len())
+        .map(|i| tensor(stored, i))
+        .collect();
+    let lossy: Vec<usize> = (0..list.len())
+        .filter(|i| list[*i].stored_as == "lossy")
+        .collect();
+    let parameters: u64 = lossy.iter().map(|i| stored.tensors[*i].n_elements()).sum();
+    let lossy_bytes: u64 = lossy.iter().map(|i| list[*i].stored_bytes).sum();
+    let error: f64 = lossy.iter().map(|i| seal.tensors[*i].squared_error).sum();
+    let delta: f64 = lossy.iter().map(|i| seal.tensors[*i].squared_delta).sum();
+    let blobs = seal.blobs.iter().flat_map(|b| &b.frame_lens);
+    let stored_bytes = list.iter().map(|t| t.stored_bytes).sum::<u64>()
+        + blobs.map(|n| u64::from(*n)).sum::<u64>()
+        + stored.record_bytes;
+    let fine_tuned_bytes = head.shards.iter().map(|s| s.file_len).sum::<u64>()
+        + head.side_files.iter().map(|f| f.len).sum::<u64>();
+    VariantSummary {
+        name: head.name.clone(),
+        method: method::name_of(head.method),
+        settings: head.settings.clone(),
+        seed: head.seed,
+        tool: head.tool.clone(),
+        tensors: list.len(),
+        lossy_tensors: lossy.len(),
+        fine_tuned_bytes,
+        stored_bytes,
+        ratio: fine_tuned_bytes as f64 / stored_bytes as f64,
+        bits_per_parameter: (parameters > 0).then(|| lossy_bytes as f64 * 8.0 / parameters as f64),
+        relative_error: (delta > 0.0).then(|| error / delta),
+        shards: head.shards.iter().map(|s| s.file_name.clone()).collect(),
+        side_files: head.side_files.iter().map(|f| f.name.clone()).collect(),
+        tensor_list: with_tensors.then_some(list),
+    }
+}
+
+/// How an item is stored, in a word.
+pub(crate) fn stored_as(item: &Item) -> &'static str {
+    match item.origin {
+        Origin::Alias(_) => "alias",
+        Origin::Whole => "whole",
+        Origin::Base { .. } if item.lossy => "lossy",
+        Origin::Base { .. } => "lossless",
+    }
+}
+
+fn tensor(stored: &Stored, i: usize) -> TensorSummary {
+    let (t, item, seal) = (
+        &stored.tensors[i],
+        &stored.head.items[i],
+        &stored.seal.tensors[i],
+    );
+    let stored_bytes = seal.stored_bytes();
+    let n = t.n_elements().max(1);
+    TensorSummary {
+        name: t.name.clone(),
+        dtype: t.dtype.name(),
+        shape: t.shape.clone(),
+        stored_as: stored_as(item),
+        bytes: t.n_bytes,
+        stored_bytes,
+        bits_per_parameter: stored_bytes as f64 * 8.0 / n as f64,
+        relative_error: (item.lossy && seal.squared_delta > 0.0)
+            .then(|| seal.squared_error / seal.squared_delta),
+    }
+}

@@ -1,0 +1,68 @@
+//! The compute kernels: pure loops over slices that cannot fail, do no I/O and keep no state.
+//!
+//! Speed comes from plain loops that the compiler turns into vector code, compiled once per
+//! instruction set. No kernel reassociates a sum or fuses a multiplication with an addition, so
+//! every clone gives the same bits on every machine.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether kernels may use the vector clones.
+static SIMD: AtomicBool = AtomicBool::new(true);
+
+/// Switches the vector clones on or off for the whole process; results do not depend on it.
+/// Only tests and benches have a reason to call it.
+#[doc(hidden)]
+pub fn set_simd(enabled: bool) {
+    SIMD.store(enabled, Ordering::Relaxed);
+}
+
+fn simd_enabled() -> bool {
+    SIMD.load(Ordering::Relaxed)
+}
+
+/// Declares `fn name(args)` that runs `body(args)` in the widest clone this machine supports.
+/// `body` must be `#[inline(always)]`, or a clone would call the one baseline copy of it.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;) => {
+        $(#[$meta])*
+        pub fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[multiversion::multiversion(targets(
+                "x86_64+avx512f+avx512bw+avx512vl+avx512dq+avx2+bmi1+bmi2+lzcnt+popcnt",
+                "x86_64+avx2+bmi1+bmi2+lzcnt+popcnt",
+                "aarch64+neon",
+            ))]
+            fn widest($($arg: $ty),*) $(-> $ret)? {
+                $body($($arg),*)
+            }
+            if $crate::kernel::simd_enabled() { widest($($arg),*) } else { $body($($arg),*) }
+        }
+    };
+}
+
+mod butterfly;
+pub mod convert;
+pub mod dct;
+pub mod entropy;
+mod float;
+mod lane;
+pub mod pack;
+pub mod patch;
+pub mod planes;
+pub mod quantise;
+pub mod select;
+
+/// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests
+/// that flip the process-wide switch from undoing each other.
+#[cfg(test)]
+fn both_ways<T>(mut f: impl FnMut() -> T) -> (T, T) {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _guard = LOCK
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    set_simd(true);
+    let wide = f();
+    set_simd(false);
+    let plain = f();
+    set_simd(true);
+    (wide, plain)
+}

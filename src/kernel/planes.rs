@@ -1,0 +1,382 @@
+//! Lossless lanes: a fine-tune's elements against the base's, or alone, as byte planes.
+//!
+//! A difference is taken between integers that are ordered as the floats are, folded so that small
+//! differences of either sign are small numbers, and split into planes: first the least significant
+//! byte of all lanes, then the next. Lanes whose base has the same exponent stand together, because
+//! their differences are of one scale; a fixed sort by the base alone, so that the decoder can redo
+//! it. Compressing the planes is not done here.
+
+use crate::kernel::lane::{Word, fold, unfold};
+use crate::tensor::DType;
+
+pub use crate::kernel::entropy::{coded_bytes, histogram};
+
+/// What the bits of a lane mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Sign and magnitude.
+    Float,
+    /// Two's complement.
+    Signed,
+    /// Plain binary.
+    Unsigned,
+    /// Nothing known: differences are exclusive ors.
+    Opaque,
+}
+
+/// How the lossless kernels see an element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// 1, 2, 4 or 8.
+    pub bytes: usize,
+    /// What the bits mean.
+    pub order: Order,
+    /// Lanes are sorted by bits `key_shift..key_shift + key_bits` of the base; no bits, no sorting.
+    key_shift: u32,
+    key_bits: u32,
+}
+
+impl Lane {
+    /// The lane of a dtype.
+    pub fn of(dtype: DType) -> Self {
+        use Order::{Float, Opaque, Signed, Unsigned};
+        // The exponent; of F64's eleven bits the upper eight.
+        let (order, key_shift, key_bits) = match dtype {
+            DType::F64 => (Float, 55, 8),
+            DType::F32 | DType::C64 => (Float, 23, 8),
+            DType::BF16 => (Float, 7, 8),
+            DType::F16 => (Float, 10, 5),
+            DType::F8E4M3 => (Float, 3, 4),
+            DType::F8E5M2 => (Float, 2, 5),
+            DType::I64 | DType::I32 | DType::I16 | DType::I8 => (Signed, 0, 0),
+            DType::U64 | DType::U32 | DType::U16 | DType::U8 => (Unsigned, 0, 0),
+            _ => (Opaque, 0, 0),
+        };
+        Self {
+            bytes: dtype.lane_bytes(),
+            order,
+            key_shift,
+            key_bits,
+        }
+    }
+}
+
+/// Runs `$f::<W>` with the integer type of `$lane`.
+macro_rules! with_word {
+    ($lane:expr, $f:ident($($arg:expr),*)) => {
+        match $lane.bytes {
+            1 => $f::<u8>($($arg),*),
+            2 => $f::<u16>($($arg),*),
+            4 => $f::<u32>($($arg),*),
+            _ => $f::<u64>($($arg),*),
+        }
+    };
+}
+
+vectorised! {
+    /// Writes the difference planes of two runs of equal length, as many bytes as each has.
+    pub fn difference(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) = difference_body;
+}
+
+vectorised! {
+    /// The exact inverse: the fine-tune's bytes from difference planes and base.
+    pub fn undo_difference(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) = undo_body;
+}
+
+vectorised! {
+    /// Planes of lanes that have no base, in their own order. Floats are rotated left by one bit, so
+    /// that the exponent is not cut by the sign.
+    pub fn split(ft: &[u8], lane: Lane, out: &mut [u8]) = split_body;
+}
+
+vectorised! {
+    /// The exact inverse of `split`.
+    pub fn merge(planes: &[u8], lane: Lane, out: &mut [u8]) = merge_body;
+}
+
+#[inline(always)]
+fn difference_body(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+    debug_assert!(ft.len() == base.len() && base.len() == out.len());
+    with_word!(lane, difference_words(ft, base, lane, out));
+}
+
+#[inline(always)]
+fn undo_body(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+    debug_assert!(planes.len() == base.len() && base.len() == out.len());
+    with_word!(lane, undo_words(planes, base, lane, out));
+}
+
+#[inline(always)]
+fn split_body(ft: &[u8], lane: Lane, out: &mut [u8]) {
+    debug_assert!(ft.len() == out.len());
+    with_word!(lane, split_words(ft, lane, out));
+}
+
+#[inline(always)]
+fn merge_body(planes: &[u8], lane: Lane, out: &mut [u8]) {
+    debug_assert!(planes.len() == out.len());
+    with_word!(lane, merge_words(planes, lane, out));
+}
+
+/// Stretches of the input that are sorted side by side: a lane's place depends on the last one of
+/// the same exponent, so one stretch alone would wait on memory at every lane.
+const STRETCHES: usize = 4;
+
+/// Where the next lane of each exponent goes, per stretch of `quarter` lanes (the last is shorter).
+struct Places {
+    next: [[u32; 256]; STRETCHES],
+    quarter: usize,
+}
+
+impl Places {
+    #[inline(always)]
+    fn of<W: Word>(base: &[W::Raw], lane: Lane) -> Self {
+        let mut next = [[0u32; 256]; STRETCHES];
+        let quarter = base.len() / STRETCHES;
+        let (heads, tail) = base.split_at(quarter * STRETCHES);
+        let [a, b, c, d] = &mut next;
+        if quarter > 0 {
+            let (ab, cd) = heads.split_at(2 * quarter);
+            let ((ka, kb), (kc, kd)) = (ab.split_at(quarter), cd.split_at(quarter));
+            for (((ka, kb), kc), kd) in ka.iter().zip(kb).zip(kc).zip(kd) {
+                a[key::<W>(*ka, lane)] += 1;
+                b[key::<W>(*kb, lane)] += 1;
+                c[key::<W>(*kc, lane)] += 1;
+                d[key::<W>(*kd, lane)] += 1;
+            }
+        }
+        for &raw in tail {
+            d[key::<W>(raw, lane)] += 1;
+        }
+        let mut start = 0;
+        for k in 0..256 {
+            for counts in &mut next {
+                (counts[k], start) = (start, start + counts[k]);
+            }
+        }
+        Self { next, quarter }
+    }
+
+    /// Calls `visit(lane index, place)` once for every lane, the stretches in turn.
+    #[inline(always)]
+    fn visit<W: Word>(&mut self, base: &[W::Raw], lane: Lane, mut visit: impl FnMut(usize, usize)) {
+        let quarter = self.quarter;
+        for i in 0..quarter {
+            for (s, next) in self.next.iter_mut().enumerate() {
+                let i = s * quarter + i;
+                let place = &mut next[key::<W>(base[i], lane)];
+                visit(i, *place as usize);
+                *place += 1;
+            }
+        }
+        for (i, &raw) in base.iter().enumerate().skip(quarter * STRETCHES) {
+            let place = &mut self.next[STRETCHES - 1][key::<W>(raw, lane)];
+            visit(i, *place as usize);
+            *place += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn key<W: Word>(raw: W::Raw, lane: Lane) -> usize {
+    (W::load(raw).low_byte_at(lane.key_shift) & ((1u32 << lane.key_bits) - 1) as u8).into()
+}
+
+#[inline(always)]
+fn difference_words<W: Word>(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+    let (ft, base) = (W::view(ft), W::view(base));
+    let n = ft.len().min(base.len()).min(out.len() / W::BYTES);
+    let (ft, base) = (&ft[..n], &base[..n]);
+    let diff = |i: usize| fold(W::load(ft[i]), W::load(base[i]), lane.order);
+    if lane.key_bits == 0 {
+        return write_planes::<W>(n, out, diff);
+    }
+    let mut planes = planes_mut::<W>(out, n);
+    Places::of::<W>(base, lane).visit::<W>(base, lane, |i, place| {
+        let d = diff(i);
+        for (b, plane) in planes[..W::BYTES].iter_mut().enumerate() {
+            if let Some(byte) = plane.get_mut(place) {
+                *byte = d.low_byte_at(8 * b as u32);
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn undo_words<W: Word>(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+    let (out, base) = (W::view_mut(out), W::view(base));
+    let n = out.len().min(base.len()).min(planes.len() / W::BYTES);
+    let (out, base) = (&mut out[..n], &base[..n]);
+    let planes = planes_of::<W>(planes, n);
+    let mut put = |i: usize, place: usize| {
+        let d = word_at::<W>(&planes, place);
+        out[i] = unfold(d, W::load(base[i]), lane.order).store();
+    };
+    if lane.key_bits == 0 {
+        (0..n).for_each(|i| put(i, i));
+    } else {
+        Places::of::<W>(base, lane).visit::<W>(base, lane, put);
+    }
+}
+
+#[inline(always)]
+fn split_words<W: Word>(ft: &[u8], lane: Lane, out: &mut [u8]) {
+    let ft = W::view(ft);
+    let turn = u32::from(lane.order == Order::Float);
+    let n = ft.len().min(out.len() / W::BYTES);
+    write_planes::<W>(n, out, |i| W::load(ft[i]).rotate_left(turn));
+}
+
+#[inline(always)]
+fn merge_words<W: Word>(planes: &[u8], lane: Lane, out: &mut [u8]) {
+    let out = W::view_mut(out);
+    let turn = u32::from(lane.order == Order::Float);
+    let n = out.len().min(planes.len() / W::BYTES);
+    let planes = planes_of::<W>(planes, n);
+    for (i, raw) in out[..n].iter_mut().enumerate() {
+        *raw = word_at::<W>(&planes, i).rotate_right(turn).store();
+    }
+}
+
+/// The planes of `n` lanes; of narrower lanes the last ones are empty.
+#[inline(always)]
+fn planes_of<W: Word>(bytes: &[u8], n: usize) -> [&[u8]; 8] {
+    let mut planes: [&[u8]; 8] = [&[]; 8];
+    if n > 0 {
+        for (plane, bytes) in planes[..W::BYTES].iter_mut().zip(bytes.chunks_exact(n)) {
+            *plane = bytes;
+        }
+    }
+    planes
+}
+
+#[inline(always)]
+fn planes_mut<W: Word>(bytes: &mut [u8], n: usize) -> [&mut [u8]; 8] {
+    let mut planes: [&mut [u8]; 8] = Default::default();
+    if n > 0 {
+        for (plane, bytes) in planes[..W::BYTES].iter_mut().zip(bytes.chunks_exact_mut(n)) {
+            *plane = bytes;
+        }
+    }
+    planes
+}
+
+#[inline(always)]
+fn word_at<W: Word>(planes: &[&[u8]; 8], i: usize) -> W {
+    let mut word = W::default();
+    for (b, plane) in planes[..W::BYTES].iter().enumerate() {
+        word = word | W::from_byte_at(plane.get(i).copied().unwrap_or(0), 8 * b as u32);
+    }
+    word
+}
+
+/// Plane by plane, so that each loop is one stream and becomes vector code.
+#[inline(always)]
+fn write_planes<W: Word>(n: usize, out: &mut [u8], word: impl Fn(usize) -> W) {
+    if n == 0 {
+        return;
+    }
+    for (b, plane) in out.chunks_exact_mut(n).take(W::BYTES).enumerate() {
+        for (i, byte) in plane.iter_mut().enumerate() {
+            *byte = word(i).low_byte_at(8 * b as u32);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::both_ways;
+    use proptest::prelude::*;
+
+    fn differences(ft: &[u8], base: &[u8], lane: Lane) -> Vec<u8> {
+        let mut out = vec![0; ft.len()];
+        difference(ft, base, lane, &mut out);
+        out
+    }
+
+    #[test]
+    fn bf16_lanes_stand_sorted_by_the_exponent_of_the_base() {
+        // Base 2, 1, 2; the fine-tune one unit above, below, above.
+        let base = [0x00, 0x40, 0x80, 0x3f, 0x00, 0x40];
+        let ft = [0x01, 0x40, 0x7f, 0x3f, 0x02, 0x40];
+        assert_eq!(
+            differences(&ft, &base, Lane::of(DType::BF16)),
+            [1, 2, 4, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn zero_and_minus_zero_are_neighbours() {
+        assert_eq!(
+            differences(&[0, 0x80], &[0, 0], Lane::of(DType::F16)),
+            [1, 0]
+        );
+    }
+
+    #[test]
+    fn opaque_lanes_are_xored_and_integers_folded() {
+        assert_eq!(
+            differences(&[0b110], &[0b011], Lane::of(DType::Bool)),
+            [0b101]
+        );
+        assert_eq!(differences(&[255], &[0], Lane::of(DType::I8)), [1]);
+        assert_eq!(differences(&[3], &[1], Lane::of(DType::U8)), [4]);
+    }
+
+    #[test]
+    fn the_exponent_fills_the_top_plane_without_a_base() {
+        let mut out = [0; 4];
+        split(&[0x80, 0xbf, 0x80, 0x3f], Lane::of(DType::BF16), &mut out);
+        assert_eq!(out, [1, 0, 0x7f, 0x7f]);
+    }
+
+    #[test]
+    fn every_dtype_has_a_lane() {
+        for dtype in DType::all() {
+            let lane = Lane::of(dtype);
+            assert!([1, 2, 4, 8].contains(&lane.bytes));
+            assert!(lane.key_shift + lane.key_bits <= 8 * lane.bytes as u32);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(
+            dtype in prop::sample::select(DType::all().collect::<Vec<_>>()),
+            pairs in prop::collection::vec(any::<(u64, u64)>(), 0..90),
+            near in any::<bool>(),
+        ) {
+            let lane = Lane::of(dtype);
+            let cut = |x: u64| x.to_le_bytes().into_iter().take(lane.bytes);
+            let base: Vec<u8> = pairs.iter().flat_map(|p| cut(p.0)).collect();
+            let ft: Vec<u8> =
+                pairs.iter().flat_map(|p| cut(if near { p.0 ^ (p.1 & 3) } else { p.1 })).collect();
+            let (wide, plain) = both_ways(|| {
+                let planes = differences(&ft, &base, lane);
+                let mut back = vec![0; ft.len()];
+                undo_difference(&planes, &base, lane, &mut back);
+                let mut alone = vec![0; ft.len()];
+                split(&ft, lane, &mut alone);
+                let mut merged = vec![0; ft.len()];
+                merge(&alone, lane, &mut merged);
+                (planes, alone, back, merged)
+            });
+            prop_assert_eq!(&wide, &plain);
+            prop_assert_eq!(&wide.2, &ft);
+            prop_assert_eq!(&wide.3, &ft);
+        }
+
+        #[test]
+        fn the_order_is_a_stable_sort(base in prop::collection::vec(any::<u16>(), 0..200)) {
+            // The fine-tune carries each lane's index as an opaque xor would; here as a difference.
+            let lane = Lane { order: Order::Opaque, ..Lane::of(DType::F16) };
+            let bytes = |words: &[u16]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+            let ft: Vec<u16> = base.iter().enumerate().map(|(i, b)| b ^ i as u16).collect();
+            let mut want: Vec<usize> = (0..base.len()).collect();
+            want.sort_by_key(|&i| (base[i] >> 10) & 31);
+            let planes = differences(&bytes(&ft), &bytes(&base), lane);
+            prop_assert_eq!(&planes[..base.len()], want.iter().map(|&i| i as u8).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive,
+//! streamed tile by tile so that no tensor is ever resident.
+//!
+//! ```text
+//! compress:  Checkpoint(base) ┐
+//!                             ├ pair ─ survey ─ plan ┬ [ read → delta → codec → frame ] × workers ─ ordered ─ archive
+//!            Checkpoint(ft)  ─┘                      └ permits bound the tiles alive
+//! restore:   archive ─ [ frame → codec → base + delta ] × workers ─ ordered ─ checkpoint writer
+//! ```
+//!
+//! Method decides, codec stores, kernel computes. A tour of the tree is in ARCHITECTURE.md, the bytes
+//! of an archive in FORMAT.md.
+//!
+//! ```no_run
+//! use delta_stream::{CompressOptions, DeltaDct, Method, RestoreOptions, Silent};
+//! use std::path::Path;
+//!
+//! # fn main() -> delta_stream::Result<()> {
+//! let (ft, base, archive) = (Path::new("ft"), Path::new("base"), Path::new("ft.delta.zst"));
+//! let options = CompressOptions::new(Method::DeltaDct(DeltaDct::default()));
+//! let report = delta_stream::compress(ft, base, archive, &options, &Silent)?;
+//! println!("{:.1} times smaller", report.ratio);
+//! delta_stream::restore(archive, base, Path::new("back"), &RestoreOptions::default(), &Silent)?;
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs)]
+
+// What a user meets.
+mod error;
+mod inspect;
+mod method;
+mod pipeline;
+mod report;
+mod synthetic;
+mod tensor;
+
+// What it is made of.
+mod archive;
+mod checkpoint;
+mod codec;
+mod frame;
+#[doc(hidden)]
+pub mod kernel;
+mod pair;
+mod survey;
+mod wire;
+
+pub use checkpoint::{
+    Checkpoint, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
+};
+pub use error::{Error, ErrorKind, Result};
+pub use inspect::inspect;
+pub use method::{Allocation, DeltaDct, Method, Policy};
+pub use pipeline::{
+    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
+    compare, compress, forecast, restore, verify,
+};
+pub use report::{
+    ArchiveSummary, CompareReport, CompressReport, Forecast, RestoreReport, TensorDifference,
+    TensorSummary, VariantSummary, VerifyReport,
+};
+pub use synthetic::{PairShape, make_pair};
+pub use tensor::{DType, Shape};

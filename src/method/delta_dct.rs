@@ -1,0 +1,328 @@
+//! Delta-DCT (arXiv 2503.06676; METHODS section 1): patches of the delta ranked by norm, more bits for
+//! the strong ones, a 2-D DCT, uniform quantisation between each patch's own extremes.
+//!
+//! Reads its input three times, a matrix at a time: patch norms; the magnitude of what the decisions
+//! decode to (only with rescale); encode. Matrices of a stack are layers of their own.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::codec::patches::{Decisions, DeltaStrips, MAX_BITS, MAX_CLASSES, SIDES};
+use crate::codec::{CodecId, Scratch};
+use crate::error::{Error, Result};
+use crate::kernel::select;
+use crate::method::{LossyMethod, MatrixPlan, out_of_range};
+use crate::survey::TileStats;
+
+/// Settings of Delta-DCT.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct DeltaDct {
+    /// Patch side: 8, 16, 32 or 64. Default 16 (METHODS 1.6, grade I).
+    pub patch: u16,
+    /// Bits and share of each class, strongest first. Default `2:0.5,0:0.5` (1.3 E4, grade S).
+    pub allocation: Allocation,
+    /// Whether a matrix is rescaled to the delta's mean absolute value (1.4 D4, grade S). Default on.
+    pub rescale: bool,
+}
+
+/// Default patch side.
+pub(crate) const DEFAULT_PATCH: u16 = 16;
+
+impl Default for DeltaDct {
+    fn default() -> Self {
+        let allocation = Allocation(vec![(2, 0.5), (0, 0.5)]);
+        Self {
+            patch: DEFAULT_PATCH,
+            allocation,
+            rescale: true,
+        }
+    }
+}
+
+impl DeltaDct {
+    /// Sets the patch side.
+    #[must_use]
+    pub fn with_patch(mut self, patch: u16) -> Self {
+        self.patch = patch;
+        self
+    }
+
+    /// Sets the allocation.
+    #[must_use]
+    pub fn with_allocation(mut self, allocation: Allocation) -> Self {
+        self.allocation = allocation;
+        self
+    }
+
+    /// Switches the rescale.
+    #[must_use]
+    pub fn with_rescale(mut self, rescale: bool) -> Self {
+        self.rescale = rescale;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !SIDES.contains(&usize::from(self.patch)) {
+            return Err(out_of_range("patch", self.patch, "8, 16, 32 or 64"));
+        }
+        self.allocation.validate()
+    }
+
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let rescale = if self.rescale { "on" } else { "off" };
+        vec![
+            ("patch".into(), self.patch.to_string()),
+            ("allocation".into(), self.allocation.to_string()),
+            ("rescale".into(), rescale.into()),
+        ]
+    }
+
+    fn bits(&self) -> Vec<u8> {
+        self.allocation.0.iter().map(|c| c.0).collect()
+    }
+
+    fn with_decisions<T>(
+        &self,
+        plan: &MatrixPlan,
+        tile_idx: usize,
+        then: impl FnOnce(&Decisions<'_>) -> T,
+    ) -> T {
+        then(&Decisions {
+            p: usize::from(self.patch),
+            bits: &self.bits(),
+            classes: &plan.classes[plan.starts[tile_idx]..plan.starts[tile_idx + 1]],
+            exponent: plan.exponent,
+            factor: plan.factor,
+        })
+    }
+
+    /// Ranks the patches of a matrix and assigns classes by exact counts (1.3 E4).
+    fn rank(&self, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
+        let (mut scores, mut starts, mut sum_abs) = (Vec::new(), vec![0], 0.0);
+        for tile in stats {
+            if let TileStats::Patches {
+                scores: s,
+                sum_abs: a,
+            } = tile
+            {
+                scores.extend_from_slice(s);
+                starts.push(scores.len());
+                sum_abs += a;
+            }
+        }
+        let shares: Vec<f64> = self.allocation.0.iter().map(|c| c.1).collect();
+        let mut classes = vec![0; scores.len()];
+        select::classes_by_rank(&scores, &shares, &mut classes);
+        let strongest = scores
+            .iter()
+            .copied()
+            .filter(|s| s.is_finite())
+            .fold(0.0, f64::max);
+        MatrixPlan {
+            starts,
+            classes,
+            exponent: exponent_above(strongest),
+            mean_abs: sum_abs / n_elements as f64,
+            factor: 1.0,
+        }
+    }
+}
+
+/// The smallest power of two that no coefficient of a patch with this sum of squares exceeds, since
+/// the transform keeps norms. Read off the float's exponent, so that it is the same everywhere.
+fn exponent_above(sum_squares: f64) -> i16 {
+    if sum_squares <= 0.0 {
+        return 0;
+    }
+    let exponent = ((sum_squares.to_bits() >> 52) & 0x7ff) as i16 - 1023;
+    (exponent + 2).div_euclid(2).clamp(-100, 100)
+}
+
+impl LossyMethod for DeltaDct {
+    fn patch(&self) -> u16 {
+        self.patch
+    }
+
+    fn n_passes(&self) -> usize {
+        if self.rescale { 2 } else { 1 }
+    }
+
+    fn survey(
+        &self,
+        pass: usize,
+        plan: &MatrixPlan,
+        tile_idx: usize,
+        delta: &DeltaStrips<'_>,
+        scratch: &mut Scratch,
+    ) -> TileStats {
+        if pass == 0 {
+            let (scores, sum_abs) = delta.scores(usize::from(self.patch), scratch);
+            return TileStats::Patches { scores, sum_abs };
+        }
+        let magnitude =
+            self.with_decisions(plan, tile_idx, |d| delta.decoded_magnitude(d, scratch));
+        TileStats::Magnitude(magnitude)
+    }
+
+    fn merge(&self, plan: &MatrixPlan, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
+        if !matches!(stats.first(), Some(TileStats::Magnitude(_))) {
+            return self.rank(n_elements, stats);
+        }
+        let sum: f64 = stats
+            .iter()
+            .map(|s| {
+                if let TileStats::Magnitude(m) = s {
+                    *m
+                } else {
+                    0.0
+                }
+            })
+            .sum();
+        let decoded = sum / n_elements as f64;
+        // METHODS 1.4 D4; nothing to rescale where nothing was kept.
+        let factor = (plan.mean_abs / decoded) as f32;
+        let factor = if decoded > 0.0 && factor.is_finite() {
+            factor
+        } else {
+            1.0
+        };
+        MatrixPlan {
+            factor,
+            ..plan.clone()
+        }
+    }
+
+    fn encode(
+        &self,
+        plan: &MatrixPlan,
+        tile_idx: usize,
+        delta: &DeltaStrips<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u8>,
+    ) -> CodecId {
+        self.with_decisions(plan, tile_idx, |d| delta.encode(d, scratch, out));
+        CodecId::Patches
+    }
+
+    fn paper_bits(&self) -> (f64, &'static str) {
+        let bits = self
+            .allocation
+            .0
+            .iter()
+            .map(|(b, share)| f64::from(*b) * share)
+            .sum();
+        (
+            bits,
+            "nominal average bits of the lossy tensors, 16 / sum(share x bits)",
+        )
+    }
+}
+
+/// Bits and share of each class of patches, strongest first. Shares sum to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allocation(Vec<(u8, f64)>);
+
+impl Allocation {
+    /// Classes of `(bits, share)`: bits 0 to 8, shares above 0 that sum to 1. Stronger patches get
+    /// more bits, in whatever order the classes are given.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are not so.
+    pub fn new(mut classes: Vec<(u8, f64)>) -> Result<Self> {
+        classes.sort_by_key(|c| std::cmp::Reverse(c.0));
+        let allocation = Self(classes);
+        allocation.validate()?;
+        Ok(allocation)
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.0.is_empty() || self.0.len() > MAX_CLASSES {
+            return Err(out_of_range(
+                "allocation with classes",
+                self.0.len(),
+                "1 to 16 classes",
+            ));
+        }
+        for (bits, share) in &self.0 {
+            if *bits > MAX_BITS {
+                return Err(out_of_range("allocation bits", bits, "0 to 8"));
+            }
+            if !(*share > 0.0 && *share <= 1.0) {
+                return Err(out_of_range("allocation share", share, "above 0 up to 1"));
+            }
+        }
+        let sum: f64 = self.0.iter().map(|c| c.1).sum();
+        if (sum - 1.0).abs() > 1e-6 {
+            return Err(out_of_range(
+                "allocation's sum of shares",
+                sum,
+                "shares that sum to 1",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Allocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (bits, share)) in self.0.iter().enumerate() {
+            write!(f, "{}{bits}:{share}", if i > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Allocation {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let class = |part: &str| {
+            let (bits, share) = part.trim().split_once(':')?;
+            Some((bits.trim().parse().ok()?, share.trim().parse().ok()?))
+        };
+        let classes: Option<Vec<_>> = text.split(',').map(class).collect();
+        let classes = classes.ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "allocation `{text}` is not of the form BITS:SHARE,BITS:SHARE, as in 2:0.5,0:0.5"
+            ))
+        })?;
+        Self::new(classes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocations_are_read_as_typed() {
+        let a: Allocation = "2:0.34, 1:0.33,0:0.33".parse().unwrap();
+        assert_eq!(a.to_string(), "2:0.34,1:0.33,0:0.33");
+        for bad in ["", "2", "2:x", "9:1", "2:0.5", "2:-1,0:2", "2:0.7,0:0.7"] {
+            assert!(bad.parse::<Allocation>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_coefficient_exceeds_the_exponent() {
+        for s in [1e-30, 0.24, 0.25, 1.0, 3.9, 4.0, 17.0, 1e20] {
+            let bound = 2f64.powi(i32::from(exponent_above(s)));
+            assert!(bound >= s.sqrt() && bound <= 4.0 * s.sqrt(), "{s}: {bound}");
+        }
+    }
+
+    #[test]
+    fn half_the_patches_are_kept_and_the_factor_restores_the_mean() {
+        let method = DeltaDct::default();
+        let scores = vec![1.0, 9.0, 4.0, 16.0];
+        let stats = [TileStats::Patches {
+            scores,
+            sum_abs: 512.0,
+        }];
+        let plan = method.merge(&MatrixPlan::default(), 1024, &stats);
+        assert_eq!(plan.classes, [1, 0, 1, 0]);
+        let plan = method.merge(&plan, 1024, &[TileStats::Magnitude(256.0)]);
+        assert_eq!((plan.mean_abs, plan.factor), (0.5, 2.0));
+    }
+}

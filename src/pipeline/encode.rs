@@ -1,0 +1,294 @@
+//! The parallel part of compressing: one tile in, its statistics or its frame out.
+
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use crossbeam::queue::SegQueue;
+
+use crate::archive::Origin;
+use crate::checkpoint::{Checkpoint, Window};
+use crate::codec::patches::DeltaStrips;
+use crate::codec::{self, Operand, Scratch, Target};
+use crate::error::{Error, Result, ResultExt};
+use crate::frame::{Encoder, Kind, Label};
+use crate::kernel::{convert, quantise};
+use crate::method::{LossyMethod, MatrixPlan, Method, lossless};
+use crate::pair::Pair;
+use crate::pipeline::schedule::{Block, Job, Merged, Unit};
+use crate::survey::TileStats;
+
+/// Elements whose error is summed at a time, so that the differences stay in cache.
+const ERROR_STEP: usize = 16 << 10;
+
+/// What all workers share.
+pub(crate) struct EncodeStage<'a> {
+    pub(crate) ft: &'a Checkpoint,
+    pub(crate) pair: &'a Pair,
+    pub(crate) units: &'a [Unit],
+    pub(crate) method: &'a Method,
+    /// Id the frames carry.
+    pub(crate) variant: u32,
+    /// Buffers that the sink has emptied.
+    pub(crate) spare: SegQueue<Vec<u8>>,
+}
+
+/// What one worker reuses.
+pub(crate) struct EncodeState {
+    encoder: Encoder,
+    scratch: Scratch,
+    payload: Vec<u8>,
+}
+
+impl EncodeState {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            encoder: Encoder::new()?,
+            scratch: Scratch::default(),
+            payload: Vec::new(),
+        })
+    }
+}
+
+/// A tile that was worked on.
+pub(crate) struct Worked {
+    pub(crate) block: Block,
+    /// Bytes of the fine-tune in it.
+    pub(crate) n_bytes: u64,
+    pub(crate) result: Outcome,
+}
+
+/// A survey's result, or a finished frame.
+pub(crate) enum Outcome {
+    Surveyed(TileStats),
+    Encoded(EncodedTile),
+}
+
+/// A tile ready to be written.
+pub(crate) struct EncodedTile {
+    /// Number in the tensor.
+    pub(crate) part: u64,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) base: Option<Window>,
+    pub(crate) restored: Restored,
+    /// Sums of squares of what was lost and of the delta.
+    pub(crate) squared_error: f64,
+    pub(crate) squared_delta: f64,
+}
+
+/// The bytes the tile restores to.
+pub(crate) enum Restored {
+    /// The fine-tune's own.
+    Exact(Window),
+    Lossy(Vec<u8>),
+}
+
+impl Restored {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Restored::Exact(window) => window,
+            Restored::Lossy(bytes) => bytes,
+        }
+    }
+}
+
+impl EncodeStage<'_> {
+    /// Works on one tile.
+    pub(crate) fn work(&self, state: &mut EncodeState, job: Job) -> Result<Worked> {
+        let tensor = self.units[job.block.unit].tensor;
+        let name = &self.ft.tensors()[tensor].name;
+        let (block, n_bytes) = (job.block, job.ft.len() as u64);
+        let result = match self
+            .method
+            .lossy()
+            .filter(|_| self.pair.items[tensor].item.lossy)
+        {
+            Some(method) => self.work_lossy(method, state, job, tensor),
+            None => self.encode_exact(state, job, tensor).map(Outcome::Encoded),
+        };
+        Ok(Worked {
+            block,
+            n_bytes,
+            result: result.context(|| format!("tensor {name}"))?,
+        })
+    }
+
+    fn label(&self, tensor: usize, part: u64, codec: u16) -> Label {
+        let kind = Kind::Tile;
+        Label {
+            kind,
+            codec,
+            variant: self.variant,
+            item: tensor as u32,
+            part: part as u32,
+        }
+    }
+
+    fn spare(&self) -> Vec<u8> {
+        let mut buffer = self.spare.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    fn encode_exact(
+        &self,
+        state: &mut EncodeState,
+        job: Job,
+        tensor: usize,
+    ) -> Result<EncodedTile> {
+        let tile = Operand {
+            dtype: self.ft.tensors()[tensor].dtype,
+            bytes: &job.ft,
+        };
+        let base = self.base_operand(&job, tensor);
+        let mut frame = self.spare();
+        let label = self.label(tensor, job.part, 0);
+        lossless::encode(
+            tile,
+            base,
+            label,
+            &mut state.encoder,
+            &mut state.scratch,
+            &mut frame,
+        )?;
+        Ok(EncodedTile {
+            part: job.part,
+            frame,
+            base: job.base,
+            restored: Restored::Exact(job.ft),
+            squared_error: 0.0,
+            squared_delta: 0.0,
+        })
+    }
+
+    fn base_operand<'j>(&self, job: &'j Job, tensor: usize) -> Option<Operand<'j>> {
+        match (self.pair.items[tensor].item.origin, &job.base) {
+            (Origin::Base { dtype, .. }, Some(bytes)) => Some(Operand { dtype, bytes }),
+            _ => None,
+        }
+    }
+
+    fn work_lossy(
+        &self,
+        method: &dyn LossyMethod,
+        state: &mut EncodeState,
+        job: Job,
+        tensor: usize,
+    ) -> Result<Outcome> {
+        let ft = Operand {
+            dtype: self.ft.tensors()[tensor].dtype,
+            bytes: &job.ft,
+        };
+        let base = self
+            .base_operand(&job, tensor)
+            .ok_or_else(|| Error::invalid_argument("a lossy tensor needs a base"))?;
+        let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
+        let delta = DeltaStrips {
+            ft,
+            base,
+            n_rows,
+            n_cols,
+        };
+        let (plan, tile_idx, scratch) = (&job.plan, job.tile_idx, &mut state.scratch);
+        if job.block.pass < self.units[job.block.unit].n_surveys {
+            let stats = method.survey(job.block.pass, plan, tile_idx, &delta, scratch);
+            return Ok(Outcome::Surveyed(stats));
+        }
+        state.payload.clear();
+        let codec = method.encode(plan, tile_idx, &delta, scratch, &mut state.payload);
+        let mut frame = self.spare();
+        let label = self.label(tensor, job.part, codec as u16);
+        state.encoder.encode(label, &state.payload, &mut frame)?;
+        // What a restore will give is hashed now, so that every later restore can be held to it.
+        let mut restored = self.spare();
+        restored.resize(job.ft.len(), 0);
+        let patch = usize::from(self.pair.items[tensor].item.patch);
+        let target = Target {
+            dtype: ft.dtype,
+            n_rows,
+            n_cols,
+            patch,
+        };
+        let codec = codec::by_code(codec as u16)?;
+        codec.decode(&state.payload, &target, Some(base), scratch, &mut restored)?;
+        let squared_error = squared_difference(
+            ft,
+            Operand {
+                dtype: ft.dtype,
+                bytes: &restored,
+            },
+            scratch,
+        );
+        let squared_delta = squared_difference(ft, base, scratch);
+        Ok(Outcome::Encoded(EncodedTile {
+            part: job.part,
+            frame,
+            restored: Restored::Lossy(restored),
+            squared_error,
+            squared_delta,
+            base: job.base,
+        }))
+    }
+}
+
+/// Sum of squares of `a - b`, in steps of a fixed size so that it never depends on the machine.
+fn squared_difference(a: Operand<'_>, b: Operand<'_>, scratch: &mut Scratch) -> f64 {
+    let (a_width, b_width) = (a.dtype.bits() / 8, b.dtype.bits() / 8);
+    let parts = a
+        .bytes
+        .chunks(ERROR_STEP * a_width)
+        .zip(b.bytes.chunks(ERROR_STEP * b_width));
+    parts
+        .map(|(x, y)| {
+            scratch.strip.resize(x.len() / a_width, 0.0);
+            convert::subtract((a.dtype, x), (b.dtype, y), &mut scratch.strip);
+            quantise::sum_squares(&scratch.strip)
+        })
+        .sum()
+}
+
+/// Gathers what surveys find and gives the merged plans to the reader.
+pub(crate) struct Merger<'a> {
+    stage: &'a EncodeStage<'a>,
+    stats: Vec<TileStats>,
+    /// Plan of the unit whose passes are under way, by unit.
+    plans: std::collections::HashMap<usize, Arc<MatrixPlan>>,
+    merged: Sender<Merged>,
+}
+
+impl<'a> Merger<'a> {
+    pub(crate) fn new(stage: &'a EncodeStage<'a>, merged: Sender<Merged>) -> Self {
+        Self {
+            stage,
+            stats: Vec::new(),
+            plans: std::collections::HashMap::new(),
+            merged,
+        }
+    }
+
+    /// Adds one tile's result; after the last tile of a pass the plan goes to the reader.
+    pub(crate) fn add(&mut self, block: Block, stats: TileStats) {
+        let unit = &self.stage.units[block.unit];
+        self.stats.push(stats);
+        if (self.stats.len() as u64) < unit.tiles.end - unit.tiles.start {
+            return;
+        }
+        let tiling = &self.stage.pair.items[unit.tensor].tiling;
+        let n_elements = unit
+            .tiles
+            .clone()
+            .map(|i| tiling.get(i).n_elements() as u64)
+            .sum();
+        let Some(method) = self.stage.method.lossy() else {
+            return;
+        };
+        let before = self.plans.remove(&block.unit).unwrap_or_default();
+        let plan = Arc::new(method.merge(&before, n_elements, &self.stats));
+        self.stats.clear();
+        let passes = block.pass + 1;
+        if passes < unit.n_surveys {
+            self.plans.insert(block.unit, Arc::clone(&plan));
+        }
+        // A reader that is gone has failed, which the run will say.
+        let _ = self.merged.send((block.unit, passes, plan));
+    }
+}

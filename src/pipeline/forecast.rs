@@ -1,0 +1,173 @@
+//! `plan`: what a `compress` would take, told from a sample of tiles that is really encoded.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crossbeam::channel::unbounded;
+use crossbeam::queue::SegQueue;
+
+use crate::error::{Error, Result};
+use crate::inspect::stored_as;
+use crate::pipeline::compress::Inputs;
+use crate::pipeline::encode::{EncodeStage, EncodeState, Merger, Outcome};
+use crate::pipeline::options::{CompressOptions, Observer};
+use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::schedule::{TileReader, Unit, units};
+use crate::report::{Forecast, TensorSummary};
+
+/// One tile in so many of a matrix is encoded, and at least one.
+const SAMPLE: u64 = 16;
+/// Record bytes a tensor takes in head and seal: hashes, offset, errors, its share of the headers.
+const RECORD_BYTES: u64 = 70;
+
+/// Forecasts size, time and memory of a `compress` with these options, writing nothing.
+///
+/// # Errors
+/// As [`compress`](crate::compress), as far as nothing is written.
+pub fn forecast(
+    ft: &Path,
+    base: &Path,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+) -> Result<Forecast> {
+    let started = Instant::now();
+    options.validate()?;
+    let inputs = Inputs::open(ft, base, options)?;
+    let needs = inputs.needs();
+    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
+    let opened = started.elapsed();
+    let mut units = units(
+        &inputs.pair,
+        options.method.lossy().map_or(0, |m| m.n_passes()),
+    );
+    let n_tiles: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
+    units.iter_mut().for_each(take_sample);
+    let sampled: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
+    let found = encode_sample(&inputs, &units, width, options, observer)?;
+    let tensors = summaries(&inputs, &found);
+    let records = tensors.len() as u64 * RECORD_BYTES + 4 * n_tiles + 512;
+    let side_files: u64 = inputs.side_files.iter().map(|f| f.len).sum();
+    let archive_bytes =
+        tensors.iter().map(|t| t.stored_bytes).sum::<u64>() + records + side_files / 3;
+    let elapsed = started.elapsed();
+    let share = sampled as f64 / n_tiles.max(1) as f64;
+    let fine_tuned_bytes = inputs.fine_tuned_bytes();
+    Ok(Forecast {
+        method: options.method.name(),
+        settings: options.method.settings(),
+        fine_tuned_bytes,
+        archive_bytes,
+        ratio: fine_tuned_bytes as f64 / archive_bytes as f64,
+        sampled: share,
+        seconds: opened.as_secs_f64() + (elapsed - opened).as_secs_f64() / share.max(1e-9),
+        memory_bytes: needs.forecast(width),
+        elapsed_seconds: elapsed.as_secs_f64(),
+        tensors,
+        notes: inputs.pair.notes.clone(),
+    })
+}
+
+/// Keeps a run of tiles from the middle of a unit.
+fn take_sample(unit: &mut Unit) {
+    let n = unit.tiles.end - unit.tiles.start;
+    let take = n.div_ceil(SAMPLE);
+    let first = unit.tiles.start + (n - take) / 2;
+    unit.tiles = first..first + take;
+}
+
+/// What the sample of one tensor came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    elements: u64,
+    stored: u64,
+    squared_error: f64,
+    squared_delta: f64,
+}
+
+fn encode_sample(
+    inputs: &Inputs,
+    units: &[Unit],
+    width: crate::pipeline::ordered::Width,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+) -> Result<Vec<Found>> {
+    let stage = EncodeStage {
+        ft: &inputs.ft,
+        pair: &inputs.pair,
+        units,
+        method: &options.method,
+        variant: 0,
+        spare: SegQueue::new(),
+    };
+    let (merged_tx, merged_rx) = unbounded();
+    let mut reader = TileReader::new(
+        (&inputs.ft, &inputs.ft_source),
+        (&inputs.base, &inputs.base_source),
+        &inputs.pair,
+        units,
+        merged_rx,
+    );
+    let mut merger = Merger::new(&stage, merged_tx);
+    let mut found = vec![Found::default(); inputs.pair.items.len()];
+    let all = &mut found;
+    let total: u64 = units
+        .iter()
+        .map(|u| (u.tiles.end - u.tiles.start) * (u.n_surveys as u64 + 1))
+        .sum();
+    let mut done = 0;
+    run_ordered(
+        width,
+        || reader.next(),
+        EncodeState::new,
+        |state, job| stage.work(state, job),
+        move |worked| {
+            if observer.is_cancelled() {
+                return Err(Error::interrupted());
+            }
+            done += 1;
+            observer.progress(done, total);
+            let tile = match worked.result {
+                Outcome::Surveyed(stats) => {
+                    merger.add(worked.block, stats);
+                    return Ok(());
+                }
+                Outcome::Encoded(tile) => tile,
+            };
+            let tensor = units[worked.block.unit].tensor;
+            let found = &mut all[tensor];
+            found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;
+            found.stored += tile.frame.len() as u64;
+            found.squared_error += tile.squared_error;
+            found.squared_delta += tile.squared_delta;
+            Ok(())
+        },
+    )?;
+    Ok(found)
+}
+
+fn summaries(inputs: &Inputs, found: &[Found]) -> Vec<TensorSummary> {
+    let all = inputs
+        .ft
+        .tensors()
+        .iter()
+        .zip(&inputs.pair.items)
+        .zip(found);
+    all.map(|((t, p), f)| {
+        let lanes = t.n_bytes / t.dtype.lane_bytes() as u64;
+        let stored_bytes = match f.elements {
+            0 => 0,
+            n => (u128::from(f.stored) * u128::from(lanes.max(n)) / u128::from(n)) as u64,
+        };
+        TensorSummary {
+            name: t.name.clone(),
+            dtype: t.dtype.name(),
+            shape: t.shape.clone(),
+            stored_as: stored_as(&p.item),
+            bytes: t.n_bytes,
+            stored_bytes,
+            bits_per_parameter: stored_bytes as f64 * 8.0 / t.n_elements().max(1) as f64,
+            relative_error: (f.squared_delta > 0.0).then(|| f.squared_error / f.squared_delta),
+        }
+    })
+    .collect()
+}

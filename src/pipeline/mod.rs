@@ -1,0 +1,23 @@
+//! The verbs as graphs of stages: what is read, worked on in parallel, and written in order.
+
+pub(crate) mod budget;
+mod compare;
+mod compress;
+mod decode;
+mod encode;
+mod forecast;
+mod identity;
+mod options;
+mod ordered;
+mod restore;
+mod schedule;
+mod verify;
+
+pub use budget::DEFAULT_MAX_MEMORY;
+pub use compare::compare;
+pub use compress::{append, compress};
+pub use forecast::forecast;
+pub use options::{CompressOptions, Observer, Resources, RestoreOptions, Silent};
+pub(crate) use ordered::run_parallel;
+pub use restore::restore;
+pub use verify::verify;

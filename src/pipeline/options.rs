@@ -1,0 +1,218 @@
+//! What a caller may choose, and how it hears of progress.
+
+use crate::checkpoint::MapChoice;
+use crate::error::{Error, Result};
+use crate::method::{Method, Policy};
+use crate::pipeline::budget::{DEFAULT_MAX_MEMORY, default_threads};
+
+/// What a run may use.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Resources {
+    /// Most bytes of memory, mapped pages included. Default [`DEFAULT_MAX_MEMORY`].
+    pub max_memory: u64,
+    /// Worker threads, 1 or more. Default: one a core. Never changes any byte written.
+    pub threads: usize,
+    /// Whether checkpoints may be mapped. Default: never, they are read.
+    pub map: MapChoice,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self {
+            max_memory: DEFAULT_MAX_MEMORY,
+            threads: default_threads(),
+            map: MapChoice::never(),
+        }
+    }
+}
+
+impl Resources {
+    /// Sets the memory limit in bytes.
+    #[must_use]
+    pub fn with_max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// Sets the number of worker threads.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Chooses whether checkpoints may be mapped.
+    #[must_use]
+    pub fn with_map(mut self, map: MapChoice) -> Self {
+        self.map = map;
+        self
+    }
+}
+
+/// How a fine-tune is compressed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CompressOptions {
+    /// The variant's name in the archive; 1 to 255 bytes without control characters. Default: the
+    /// name of the fine-tune's directory or file.
+    pub name: Option<String>,
+    /// What decides and what is lost.
+    pub method: Method,
+    /// Which tensors the method may touch.
+    pub policy: Policy,
+    /// Seed of whatever a method draws. Default 0. Stored.
+    pub seed: u64,
+    /// Memory, threads, mapping.
+    pub resources: Resources,
+    /// Whether an existing archive may be replaced.
+    pub force: bool,
+}
+
+impl CompressOptions {
+    /// The defaults with this method.
+    pub fn new(method: Method) -> Self {
+        Self {
+            name: None,
+            method,
+            policy: Policy::default(),
+            seed: 0,
+            resources: Resources::default(),
+            force: false,
+        }
+    }
+
+    /// Names the variant.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets memory, threads and mapping.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Sets the choice of lossy tensors.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets the seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Allows an existing archive to be replaced.
+    #[must_use]
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.resources.threads == 0 {
+            return Err(Error::invalid_argument(
+                "--threads 0 is out of range; it takes 1 or more",
+            ));
+        }
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
+        self.method.validate()
+    }
+}
+
+/// Says whether `name` can name a variant.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        return Err(Error::invalid_argument(format!(
+            "variant name {name:?} is not 1 to 255 bytes without control characters; choose another with --name"
+        )));
+    }
+    Ok(())
+}
+
+/// What is restored, and where.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RestoreOptions {
+    /// Which variant; needed if the archive has more than one.
+    pub name: Option<String>,
+    /// Globs of tensor names; empty for all. A selection is written as a checkpoint of its own.
+    pub tensors: Vec<String>,
+    /// Most bytes of tensor data a shard; `None` keeps the fine-tune's own shards, byte for byte.
+    pub max_shard_size: Option<u64>,
+    /// Memory, threads, mapping.
+    pub resources: Resources,
+    /// Whether an existing directory may be replaced.
+    pub force: bool,
+}
+
+impl RestoreOptions {
+    /// Chooses the variant.
+    #[must_use]
+    pub fn with_name(mut self, name: Option<String>) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Chooses tensors by globs.
+    #[must_use]
+    pub fn with_tensors(mut self, globs: Vec<String>) -> Self {
+        self.tensors = globs;
+        self
+    }
+
+    /// Cuts the checkpoint into shards of at most so many bytes.
+    #[must_use]
+    pub fn with_max_shard_size(mut self, bytes: Option<u64>) -> Self {
+        self.max_shard_size = bytes;
+        self
+    }
+
+    /// Sets memory, threads and mapping.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Allows an existing directory to be replaced.
+    #[must_use]
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+}
+
+/// Hears of progress and may end a run.
+pub trait Observer: Sync {
+    /// So many of so many bytes of input are done.
+    fn progress(&self, done: u64, total: u64);
+
+    /// Something a person should know that is no error.
+    fn note(&self, text: &str);
+
+    /// Whether the run should stop; asked at every tile.
+    fn is_cancelled(&self) -> bool;
+}
+
+/// Says nothing and never stops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn note(&self, _text: &str) {}
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}

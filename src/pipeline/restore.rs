@@ -1,0 +1,312 @@
+//! `restore`: a variant becomes a loadable checkpoint again.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crossbeam::queue::SegQueue;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::archive::{Archive, Origin, Stored};
+use crate::checkpoint::{
+    CheckpointWriter, ShardLayout, aliases, header_metadata, parse_layout, plan_shards, same_file,
+};
+use crate::error::{Error, Result, ResultExt};
+use crate::frame::{Decoder, Kind, Label};
+use crate::pipeline::budget::peak_memory;
+use crate::pipeline::decode::{Base, DecodeStage, DecodeState, Decoded, FrameReader, HashCheck};
+use crate::pipeline::options::{Observer, RestoreOptions};
+use crate::pipeline::ordered::run_ordered;
+use crate::report::RestoreReport;
+
+/// Bytes a piece of a side file may expand to.
+const MAX_PIECE: usize = 1 << 20;
+
+/// Restores one variant of `archive` into the directory `output`.
+///
+/// # Errors
+/// `Mismatch` if `base` is not the base the variant was made against, naming the first tensor that
+/// differs; `Corrupt` or `Truncated` if the archive is damaged; `InvalidArgument` if the variant or
+/// tensors do not exist or `output` is not empty (without force). Nothing is left at `output`.
+pub fn restore(
+    archive: &Path,
+    base: &Path,
+    output: &Path,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<RestoreReport> {
+    let started = Instant::now();
+    let opened = Archive::open(archive)?;
+    let stored = opened.load(options.name.as_deref())?;
+    let selected = select(&stored, &options.tensors)?;
+    let base = Base::open(base, &options.resources.map)?;
+    if aliases(output, base.checkpoint()) {
+        let text = format!(
+            "{} lies in the base or holds it; choose another directory",
+            output.display()
+        );
+        return Err(Error::invalid_argument(text));
+    }
+    if same_file(output, archive) || archive.starts_with(output) {
+        let text = format!(
+            "{} is or holds the archive; choose another directory",
+            output.display()
+        );
+        return Err(Error::invalid_argument(text));
+    }
+    let wanted = sources(&stored, &selected);
+    base.check(&stored, &wanted)?;
+    let whole = options.tensors.is_empty();
+    let layouts = layouts(&stored, &selected, whole, options.max_shard_size)
+        .context(|| format!("variant `{}`", stored.head.name))?;
+    let stage = DecodeStage {
+        archive: &opened,
+        stored: &stored,
+        base: Some(&base),
+        wanted: &wanted,
+        spare: SegQueue::new(),
+    };
+    let mut writer = CheckpointWriter::create(output, options.force)?;
+    for layout in &layouts {
+        writer.start_shard(layout)?;
+    }
+    let places = places(&stored, &selected, &layouts);
+    write_tensors(&stage, &places, &mut writer, options, observer)?;
+    if whole {
+        write_side_files(&opened, &stored, &mut writer)?;
+    }
+    writer.write_index(stored.head.has_index && whole && options.max_shard_size.is_none())?;
+    base.checkpoint().check_unchanged()?;
+    writer.commit()?;
+    Ok(RestoreReport {
+        variant: stored.head.name.clone(),
+        restored_bytes: layouts.iter().map(|l| l.file_len).sum(),
+        tensors: selected.len(),
+        files: layouts.into_iter().map(|l| l.file_name).collect(),
+        peak_memory_bytes: peak_memory(),
+        elapsed_seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Positions of the tensors whose names match a glob; all of them without globs.
+fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
+    let bad = |text: &str, e| {
+        Error::invalid_argument(format!("--tensor `{text}` is no glob")).with_source(e)
+    };
+    let mut set = GlobSetBuilder::new();
+    for text in globs {
+        set.add(Glob::new(text).map_err(|e| bad(text, e))?);
+    }
+    let set: GlobSet = set.build().map_err(|e| bad(&globs.join(" "), e))?;
+    let matches = |name: &str| globs.is_empty() || set.is_match(name);
+    let all = stored.tensors.iter().enumerate();
+    let selected: Vec<_> = all
+        .filter(|(_, t)| matches(&t.name))
+        .map(|(i, _)| i)
+        .collect();
+    if selected.is_empty() && !globs.is_empty() {
+        return Err(Error::invalid_argument(format!(
+            "no tensor of variant `{}` matches {}; `inspect --tensors` lists them",
+            stored.head.name,
+            globs.join(" ")
+        )));
+    }
+    Ok(selected)
+}
+
+/// The tensor whose frames restore tensor `i`.
+fn source_of(stored: &Stored, i: usize) -> usize {
+    match stored.head.items[i].origin {
+        Origin::Alias(of) => of as usize,
+        _ => i,
+    }
+}
+
+/// Tensors to decode so that all selected ones are restored, ascending.
+pub(crate) fn sources(stored: &Stored, selected: &[usize]) -> Vec<usize> {
+    let mut wanted: Vec<_> = selected.iter().map(|i| source_of(stored, *i)).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
+/// The files to write: the fine-tune's own, or new ones.
+fn layouts(
+    stored: &Stored,
+    selected: &[usize],
+    whole: bool,
+    max_shard_size: Option<u64>,
+) -> Result<Vec<ShardLayout>> {
+    let corrupt = |e: Error| Error::corrupt(e.to_string());
+    if whole && max_shard_size.is_none() {
+        let layout = |s: &crate::archive::StoredShard| {
+            parse_layout(&s.file_name, &s.header, "stored shard").map_err(corrupt)
+        };
+        return stored.head.shards.iter().map(layout).collect();
+    }
+    let tensors: Vec<_> = selected
+        .iter()
+        .map(|i| &stored.tensors[*i])
+        .map(|t| (t.name.clone(), t.dtype, t.shape.clone(), t.n_bytes))
+        .collect();
+    let metadata = match stored.head.shards.first() {
+        Some(shard) => header_metadata(&shard.header, &shard.file_name).map_err(corrupt)?,
+        None => None,
+    };
+    plan_shards(
+        &tensors,
+        metadata.as_ref(),
+        max_shard_size.unwrap_or(u64::MAX),
+    )
+}
+
+/// For each tensor to decode, where it goes: output shard and offset, several if it has aliases.
+fn places(stored: &Stored, selected: &[usize], layouts: &[ShardLayout]) -> Vec<Vec<(usize, u64)>> {
+    let by_name: std::collections::HashMap<&str, (usize, u64)> = layouts
+        .iter()
+        .enumerate()
+        .flat_map(|(shard, l)| l.tensors.iter().map(move |t| (t.0.as_str(), (shard, t.1))))
+        .collect();
+    let mut places = vec![Vec::new(); stored.tensors.len()];
+    for &i in selected {
+        places[source_of(stored, i)].extend(by_name.get(stored.tensors[i].name.as_str()));
+    }
+    places
+}
+
+fn write_tensors(
+    stage: &DecodeStage<'_>,
+    places: &[Vec<(usize, u64)>],
+    writer: &mut CheckpointWriter,
+    options: &RestoreOptions,
+    observer: &dyn Observer,
+) -> Result<()> {
+    let width = stage
+        .needs()
+        .width(options.resources.max_memory, options.resources.threads)?;
+    let mut reader = FrameReader::new(stage);
+    let mut check = HashCheck::new(stage);
+    let (mut done, total) = (0, stage.total_bytes());
+    run_ordered(
+        width,
+        || reader.next(),
+        DecodeState::new,
+        |state, job| stage.work(state, job),
+        move |tile: Decoded| {
+            if observer.is_cancelled() {
+                return Err(Error::interrupted());
+            }
+            let t = &stage.stored.tensors[tile.tensor];
+            if check.add(&tile)? == Some(false) {
+                return Err(Error::corrupt(format!(
+                    "tensor {} decodes to other bytes than were stored; run verify --base",
+                    t.name
+                )));
+            }
+            let start = tile.tile.bytes(t.dtype.lane_bytes()).start;
+            for (shard, offset) in &places[tile.tensor] {
+                writer.write_at(*shard, offset + start, &tile.bytes)?;
+            }
+            done += tile.bytes.len() as u64;
+            observer.progress(done, total);
+            check.done(tile);
+            Ok(())
+        },
+    )
+}
+
+fn write_side_files(
+    archive: &Archive,
+    stored: &Stored,
+    writer: &mut CheckpointWriter,
+) -> Result<()> {
+    for (i, file) in stored.head.side_files.iter().enumerate() {
+        let mut pieces = BlobPieces::new(archive, stored, i)?;
+        writer.write_side_file(&file.name, &mut pieces)?;
+        pieces.check()?;
+    }
+    Ok(())
+}
+
+/// The pieces of a stored side file, one after the other.
+pub(crate) struct BlobPieces<'a> {
+    archive: &'a Archive,
+    stored: &'a Stored,
+    item: usize,
+    part: usize,
+    offset: u64,
+    hash: Xxh3,
+    len: u64,
+    decoder: Decoder,
+}
+
+impl<'a> BlobPieces<'a> {
+    pub(crate) fn new(archive: &'a Archive, stored: &'a Stored, item: usize) -> Result<Self> {
+        let offset = stored.seal.blobs[item].offset;
+        let (hash, decoder) = (Xxh3::new(), Decoder::new()?);
+        Ok(Self {
+            archive,
+            stored,
+            item,
+            part: 0,
+            offset,
+            hash,
+            len: 0,
+            decoder,
+        })
+    }
+
+    fn read(&mut self, stored_len: u32) -> Result<Vec<u8>> {
+        let (mut frame, mut piece) = (Vec::new(), Vec::new());
+        self.archive
+            .read_frame(self.offset, stored_len as usize, &mut frame)?;
+        let header = self.decoder.decode(&frame, MAX_PIECE, &mut piece)?;
+        let (variant, item, part) = (self.stored.id, self.item as u32, self.part as u32);
+        if header.label
+            != (Label {
+                kind: Kind::Blob,
+                codec: 0,
+                variant,
+                item,
+                part,
+            })
+        {
+            return Err(Error::corrupt("another frame stands here"));
+        }
+        self.offset += u64::from(stored_len);
+        self.part += 1;
+        self.hash.update(&piece);
+        self.len += piece.len() as u64;
+        Ok(piece)
+    }
+
+    fn name(&self) -> &str {
+        &self.stored.head.side_files[self.item].name
+    }
+
+    /// Says whether all pieces together are the file that was stored.
+    pub(crate) fn check(&self) -> Result<()> {
+        let blob = &self.stored.seal.blobs[self.item];
+        let file = &self.stored.head.side_files[self.item];
+        if self.len != file.len || self.hash.digest128() != blob.hash {
+            return Err(Error::corrupt(format!(
+                "side file {} has other bytes than were stored",
+                file.name
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for BlobPieces<'_> {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let len = *self.stored.seal.blobs[self.item]
+            .frame_lens
+            .get(self.part)?;
+        let offset = self.offset;
+        let piece = self.read(len);
+        Some(piece.context(|| format!("side file {} at offset {offset}", self.name())))
+    }
+}

@@ -1,0 +1,289 @@
+//! The order in which tiles are surveyed and encoded, and the reader that follows it.
+//!
+//! Matrix i+1 is first surveyed before matrix i is encoded, and surveyed further after it. Every pass
+//! so stands one whole pass after the one it waits for, and the reader seldom waits; and at most two
+//! matrices are between their first and last pass, so that what is read again is still cached.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crossbeam::channel::Receiver;
+
+use crate::archive::Origin;
+use crate::checkpoint::{Checkpoint, Source, Window};
+use crate::error::{Error, Result};
+use crate::method::MatrixPlan;
+use crate::pair::{Pair, PairItem};
+use crate::tensor::Tile;
+
+/// Bytes of input the kernel is asked for ahead of the reader.
+const READ_AHEAD: u64 = 24 << 20;
+
+/// One matrix of a lossy tensor, or one whole flat tensor: what is surveyed and merged together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    pub(crate) tensor: usize,
+    /// Tiles of the tensor that belong to it.
+    pub(crate) tiles: Range<u64>,
+    /// Survey passes before the encode pass.
+    pub(crate) n_surveys: usize,
+}
+
+/// One pass over one unit; pass number `n_surveys` encodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) unit: usize,
+    pub(crate) pass: usize,
+}
+
+/// A tile to work on.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) block: Block,
+    /// Position in the unit.
+    pub(crate) tile_idx: usize,
+    /// Number in the tensor.
+    pub(crate) part: u64,
+    pub(crate) tile: Tile,
+    pub(crate) ft: Window,
+    pub(crate) base: Option<Window>,
+    /// What the passes before this one found.
+    pub(crate) plan: Arc<MatrixPlan>,
+}
+
+/// All units, in file order of the fine-tune.
+pub(crate) fn units(pair: &Pair, n_surveys: usize) -> Vec<Unit> {
+    let mut out = Vec::new();
+    for (tensor, p) in pair
+        .items
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| !p.tiling.is_empty())
+    {
+        let n_surveys = if p.item.lossy { n_surveys } else { 0 };
+        for matrix in 0..p.tiling.n_matrices() {
+            out.push(Unit {
+                tensor,
+                tiles: p.tiling.of_matrix(matrix),
+                n_surveys,
+            });
+        }
+    }
+    out
+}
+
+/// The order of passes; each needs what the pass before it on the same unit found.
+pub(crate) fn blocks(units: &[Unit]) -> Vec<Block> {
+    let mut out = Vec::new();
+    let surveys = |unit: usize, from: usize| {
+        let n = units.get(unit).map_or(0, |u| u.n_surveys);
+        (from..n).map(move |pass| Block { unit, pass })
+    };
+    out.extend(surveys(0, 0));
+    for (unit, u) in units.iter().enumerate() {
+        out.extend(surveys(unit + 1, 0).take(1));
+        out.push(Block {
+            unit,
+            pass: u.n_surveys,
+        });
+        out.extend(surveys(unit + 1, 1));
+    }
+    out
+}
+
+/// Reads the tiles of all blocks in order.
+pub(crate) struct TileReader<'a> {
+    pub(crate) ft: (&'a Checkpoint, &'a Source),
+    pub(crate) base: (&'a Checkpoint, &'a Source),
+    pub(crate) pair: &'a Pair,
+    pub(crate) units: &'a [Unit],
+    blocks: Vec<Block>,
+    /// Block and tile to read next.
+    at: (usize, u64),
+    /// Block and tile to announce next, and the bytes announced beyond what was read.
+    ahead: (usize, u64),
+    ahead_bytes: VecDeque<u64>,
+    ahead_total: u64,
+    /// Plans as the sink merges them: unit, survey passes done, plan.
+    merged: Receiver<Merged>,
+    plans: HashMap<usize, (usize, Arc<MatrixPlan>)>,
+}
+
+/// A unit's plan after so many survey passes.
+pub(crate) type Merged = (usize, usize, Arc<MatrixPlan>);
+
+impl<'a> TileReader<'a> {
+    pub(crate) fn new(
+        ft: (&'a Checkpoint, &'a Source),
+        base: (&'a Checkpoint, &'a Source),
+        pair: &'a Pair,
+        units: &'a [Unit],
+        merged: Receiver<Merged>,
+    ) -> Self {
+        Self {
+            ft,
+            base,
+            pair,
+            units,
+            blocks: blocks(units),
+            at: (0, 0),
+            ahead: (0, 0),
+            ahead_bytes: VecDeque::new(),
+            ahead_total: 0,
+            merged,
+            plans: HashMap::new(),
+        }
+    }
+
+    /// The next tile; `None` after the last.
+    pub(crate) fn next(&mut self) -> Option<Result<Job>> {
+        self.read_ahead();
+        let (block_idx, tile_idx) = self.step(self.at)?;
+        self.at = (block_idx, tile_idx + 1);
+        let block = self.blocks[block_idx];
+        Some(self.job(block, tile_idx))
+    }
+
+    /// The place at or after `(block, tile)` that has a tile.
+    fn step(&self, (mut block_idx, mut tile_idx): (usize, u64)) -> Option<(usize, u64)> {
+        loop {
+            let block = self.blocks.get(block_idx)?;
+            let tiles = &self.units[block.unit].tiles;
+            if tile_idx < tiles.end - tiles.start {
+                return Some((block_idx, tile_idx));
+            }
+            (block_idx, tile_idx) = (block_idx + 1, 0);
+        }
+    }
+
+    fn read_ahead(&mut self) {
+        if let Some(bytes) = self.ahead_bytes.pop_front() {
+            self.ahead_total -= bytes;
+        }
+        while self.ahead_total < READ_AHEAD {
+            let Some((block_idx, tile_idx)) = self.step(self.ahead) else {
+                return;
+            };
+            self.ahead = (block_idx, tile_idx + 1);
+            let unit = &self.units[self.blocks[block_idx].unit];
+            let tile = self.pair.items[unit.tensor]
+                .tiling
+                .get(unit.tiles.start + tile_idx);
+            let mut bytes = 0;
+            for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {
+                source.will_need(shard, range.start, (range.end - range.start) as usize);
+                bytes += range.end - range.start;
+            }
+            self.ahead_bytes.push_back(bytes);
+            self.ahead_total += bytes;
+        }
+    }
+
+    /// Where a tile lies in the fine-tune, and in the base if it has one there.
+    fn places(&self, tensor: usize, tile: &Tile) -> [Option<(&'a Source, usize, Range<u64>)>; 2] {
+        let t = &self.ft.0.tensors()[tensor];
+        let p: &PairItem = &self.pair.items[tensor];
+        let lanes = tile.bytes(t.dtype.lane_bytes());
+        let here = Some((
+            self.ft.1,
+            t.shard,
+            t.offset + lanes.start..t.offset + lanes.end,
+        ));
+        let (Some(base), Origin::Base { dtype, n_elements }) = (p.base, p.item.origin) else {
+            return [here, None];
+        };
+        let b = &self.base.0.tensors()[base];
+        // Lanes are elements unless the dtype is complex or narrower than a byte; then both sides
+        // have the same dtype.
+        let width = if dtype == t.dtype {
+            t.dtype.lane_bytes()
+        } else {
+            dtype.bits() / 8
+        };
+        let range = tile.bytes(width);
+        let used = (u128::from(n_elements) * dtype.bits() as u128 / 8) as u64;
+        let there = (range.end <= used).then_some((
+            self.base.1,
+            b.shard,
+            b.offset + range.start..b.offset + range.end,
+        ));
+        [here, there]
+    }
+
+    fn job(&mut self, block: Block, tile_idx: u64) -> Result<Job> {
+        let unit = &self.units[block.unit];
+        let plan = self.plan(block)?;
+        let part = unit.tiles.start + tile_idx;
+        let tile = self.pair.items[unit.tensor].tiling.get(part);
+        let [ft, base] = self.places(unit.tensor, &tile).map(|place| {
+            place.map(|(source, shard, range)| {
+                let window =
+                    source.window(shard, range.start, (range.end - range.start) as usize)?;
+                window.populate();
+                Ok::<_, Error>(window)
+            })
+        });
+        let ft = ft.ok_or_else(|| Error::invalid_checkpoint("a tile without a place"))??;
+        let base = base.transpose()?;
+        Ok(Job {
+            block,
+            tile_idx: tile_idx as usize,
+            part,
+            tile,
+            ft,
+            base,
+            plan,
+        })
+    }
+
+    /// Waits for what the earlier passes over this unit found.
+    fn plan(&mut self, block: Block) -> Result<Arc<MatrixPlan>> {
+        if block.pass == 0 {
+            return Ok(Arc::default());
+        }
+        loop {
+            match self.plans.get(&block.unit) {
+                Some((passes, plan)) if *passes == block.pass => return Ok(Arc::clone(plan)),
+                _ => {}
+            }
+            // The sink is gone only if the run has failed; then nobody sees this error.
+            let (unit, passes, plan) = self.merged.recv().map_err(|_| Error::interrupted())?;
+            self.plans.retain(|u, _| *u + 1 >= block.unit);
+            self.plans.insert(unit, (passes, plan));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pass_stands_after_the_one_it_needs_with_another_between() {
+        let unit = |n_surveys| Unit {
+            tensor: 0,
+            tiles: 0..1,
+            n_surveys,
+        };
+        for surveys in [vec![2, 2, 2], vec![0, 2, 0, 1, 1], vec![1], vec![]] {
+            let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
+            let order = blocks(&units);
+            assert_eq!(order.len(), surveys.iter().map(|n| n + 1).sum::<usize>());
+            let place = |u, p| {
+                order
+                    .iter()
+                    .position(|b| *b == Block { unit: u, pass: p })
+                    .unwrap()
+            };
+            for (u, n) in surveys.iter().enumerate() {
+                for pass in 1..=*n {
+                    assert!(place(u, pass) > place(u, pass - 1));
+                }
+                if u > 0 {
+                    assert!(place(u, *n) > place(u - 1, surveys[u - 1]), "encode order");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
+
+use serde::Serialize;
+
+/// What `compress` and `append` did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CompressReport {
+    /// Name of the variant.
+    pub variant: String,
+    /// Name of the method.
+    pub method: &'static str,
+    /// The method's settings, as typed.
+    pub settings: Vec<(String, String)>,
+    /// Bytes this variant added to the archive, everything included.
+    pub archive_bytes: u64,
+    /// Bytes of the fine-tune's shards and side files.
+    pub fine_tuned_bytes: u64,
+    /// `fine_tuned_bytes / archive_bytes`: the honest one.
+    pub ratio: f64,
+    /// The ratio as the method's paper counts it; null where there is no paper.
+    pub paper_ratio: Option<f64>,
+    /// What `paper_ratio` counts.
+    pub paper_ratio_kind: Option<&'static str>,
+    /// Stored bits a parameter of the lossy tensors, frame headers included; null if none is lossy.
+    pub bits_per_parameter: Option<f64>,
+    /// Error of the lossy tensors: sum of squares of what was lost over the delta's.
+    pub relative_error: Option<f64>,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Of these, stored with loss.
+    pub lossy_tensors: usize,
+    /// Parameters in the lossy tensors.
+    pub lossy_parameters: u64,
+    /// Most bytes resident at any time, mapped pages included; null where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+    /// Wall time.
+    pub elapsed_seconds: f64,
+    /// What a person should know about the pair.
+    pub notes: Vec<String>,
+}
+
+/// What `restore` did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RestoreReport {
+    /// Name of the variant.
+    pub variant: String,
+    /// Bytes of the files written.
+    pub restored_bytes: u64,
+    /// Number of tensors written.
+    pub tensors: usize,
+    /// Names of the shards written.
+    pub files: Vec<String>,
+    /// Most bytes resident at any time.
+    pub peak_memory_bytes: Option<u64>,
+    /// Wall time.
+    pub elapsed_seconds: f64,
+}
+
+/// One tensor as `inspect --tensors` and `plan` show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TensorSummary {
+    /// Its name.
+    pub name: String,
+    /// Its dtype, as safetensors spells it.
+    pub dtype: &'static str,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// `lossy`, `lossless`, `whole` (no base) or `alias`.
+    pub stored_as: &'static str,
+    /// Bytes in the checkpoint.
+    pub bytes: u64,
+    /// Bytes in the archive, frame headers included.
+    pub stored_bytes: u64,
+    /// Stored bits an element.
+    pub bits_per_parameter: f64,
+    /// Sum of squares of what was lost over the delta's; null unless lossy.
+    pub relative_error: Option<f64>,
+}
+
+/// One variant as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct VariantSummary {
+    /// Its name.
+    pub name: String,
+    /// Name of its method.
+    pub method: &'static str,
+    /// The method's settings, as typed.
+    pub settings: Vec<(String, String)>,
+    /// Seed of whatever was drawn.
+    pub seed: u64,
+    /// The tool that wrote it.
+    pub tool: String,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Of these, stored with loss.
+    pub lossy_tensors: usize,
+    /// Bytes of the fine-tune's shards and side files.
+    pub fine_tuned_bytes: u64,
+    /// Bytes of its frames and records in the archive.
+    pub stored_bytes: u64,
+    /// `fine_tuned_bytes / stored_bytes`.
+    pub ratio: f64,
+    /// Stored bits a parameter of the lossy tensors; null if none is lossy.
+    pub bits_per_parameter: Option<f64>,
+    /// Error of the lossy tensors.
+    pub relative_error: Option<f64>,
+    /// Names of the shards it restores to.
+    pub shards: Vec<String>,
+    /// Names of the files beside the weights.
+    pub side_files: Vec<String>,
+    /// Its tensors, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor_list: Option<Vec<TensorSummary>>,
+}
+
+/// An archive as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ArchiveSummary {
+    /// Version of the file format.
+    pub format_version: u16,
+    /// Commits so far.
+    pub generation: u32,
+    /// Bytes of the committed file.
+    pub archive_bytes: u64,
+    /// Its variants, oldest first.
+    pub variants: Vec<VariantSummary>,
+}
+
+/// What `verify` found. An archive that is damaged is an error instead.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Whether everything checked is as it must be.
+    pub ok: bool,
+    /// `frames` (every checksum) or `decode` (every tensor against its stored hash).
+    pub level: &'static str,
+    /// Variants checked.
+    pub variants: Vec<String>,
+    /// Frames read.
+    pub frames: u64,
+    /// Stored bytes read.
+    pub bytes: u64,
+    /// Tensors that decode to other bytes than were stored: variant and tensor.
+    pub differing: Vec<(String, String)>,
+    /// Most bytes resident at any time.
+    pub peak_memory_bytes: Option<u64>,
+    /// Wall time.
+    pub elapsed_seconds: f64,
+}
+
+/// How one tensor of two checkpoints differs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct TensorDifference {
+    /// Its name.
+    pub name: String,
+    /// Whether dtype, shape and every bit agree.
+    pub identical: bool,
+    /// Sum of squares of the difference over the sum of squares of A minus the base (with a base) or
+    /// of A; null for tensors that are no floats or cannot be compared.
+    pub relative_error: Option<f64>,
+    /// Largest absolute difference; null likewise.
+    pub max_abs: Option<f64>,
+    /// Elements whose bits differ.
+    pub changed: u64,
+    /// Why it cannot be compared, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// How two checkpoints differ.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CompareReport {
+    /// Whether every tensor is in both, bit for bit.
+    pub identical: bool,
+    /// Over all float tensors that differ or have a delta: sum of squares of the difference over that
+    /// of the delta, with a base; over that of A without one. Null if there is nothing to divide by.
+    pub relative_error: Option<f64>,
+    /// One for each tensor of either side.
+    pub tensors: Vec<TensorDifference>,
+    /// Most bytes resident at any time.
+    pub peak_memory_bytes: Option<u64>,
+    /// Wall time.
+    pub elapsed_seconds: f64,
+}
+
+/// What `plan` expects of a `compress` with the same options.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Forecast {
+    /// Name of the method.
+    pub method: &'static str,
+    /// The method's settings, as typed.
+    pub settings: Vec<(String, String)>,
+    /// Bytes of the fine-tune's shards and side files.
+    pub fine_tuned_bytes: u64,
+    /// Bytes the archive is expected to take.
+    pub archive_bytes: u64,
+    /// `fine_tuned_bytes / archive_bytes`.
+    pub ratio: f64,
+    /// Share of the tiles that was encoded to tell, 0 to 1.
+    pub sampled: f64,
+    /// Wall time expected, from the sample's.
+    pub seconds: f64,
+    /// Most memory expected.
+    pub memory_bytes: u64,
+    /// Wall time of the forecast itself.
+    pub elapsed_seconds: f64,
+    /// Its tensors and how each would be stored.
+    pub tensors: Vec<TensorSummary>,
+    /// What a person should know about the pair.
+    pub notes: Vec<String>,
+}

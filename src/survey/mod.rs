@@ -1,0 +1,16 @@
+//! Statistics gathered before anything is encoded: what a pass over one tile found. Methods merge
+//! the tiles of a matrix, in tile order, into their plan.
+
+/// What one pass found in one tile.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum TileStats {
+    /// Sum of squares of each patch, and the tile's sum of absolute values.
+    Patches {
+        /// One for each patch, row by row.
+        scores: Vec<f64>,
+        /// Over the whole delta of the tile.
+        sum_abs: f64,
+    },
+    /// Sum of absolute values of the decoded delta.
+    Magnitude(f64),
+}
