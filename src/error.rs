@@ -42,11 +42,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind` with a message that names the fault and the remedy.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            context: vec![message.into()],
-            source: None,
-        }
+        Self { kind, context: vec![message.into()], source: None }
     }
 
     /// A value the caller chose is out of its legal range.
@@ -62,6 +58,12 @@ impl Error {
     /// An archive's bytes contradict themselves.
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, message)
+    }
+
+    /// A stored code this tool does not know. Codes stand behind checksums, so a newer tool wrote it.
+    pub(crate) fn unknown(what: &str, code: impl fmt::Display) -> Self {
+        let text = format!("unknown {what} {code}: a newer delta-stream wrote it; install that");
+        Self::new(ErrorKind::Incompatible, text)
     }
 
     /// An archive ends too early.
@@ -148,10 +150,7 @@ mod tests {
     #[test]
     fn context_reads_from_the_outside_in() {
         let e = Error::corrupt("length 9 exceeds the file").context("frame 3 at offset 64");
-        assert_eq!(
-            e.to_string(),
-            "frame 3 at offset 64: length 9 exceeds the file"
-        );
+        assert_eq!(e.to_string(), "frame 3 at offset 64: length 9 exceeds the file");
         assert_eq!(e.kind(), ErrorKind::Corrupt);
     }
 }

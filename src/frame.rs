@@ -75,14 +75,7 @@ impl Header {
         out[8..12].copy_from_slice(&FRAME_TAG);
         out[12] = l.kind as u8;
         out[14..16].copy_from_slice(&l.codec.to_le_bytes());
-        let words = [
-            l.variant,
-            l.item,
-            l.part,
-            self.raw_len,
-            self.body_len,
-            self.body_crc,
-        ];
+        let words = [l.variant, l.item, l.part, self.raw_len, self.body_len, self.body_crc];
         for (slot, word) in out[16..40].chunks_exact_mut(4).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
@@ -104,22 +97,14 @@ impl Header {
         if crc32c::crc32c(&bytes[..44]) != word(44) {
             return Err(Error::corrupt("frame header checksum differs"));
         }
-        let kind = Kind::from_code(bytes[12])
-            .ok_or_else(|| Error::corrupt(format!("unknown frame kind {}", bytes[12])))?;
+        let kind =
+            Kind::from_code(bytes[12]).ok_or_else(|| Error::unknown("frame kind", bytes[12]))?;
+        if bytes[13] != 0 || word(40) != 0 {
+            return Err(Error::unknown("frame revision", bytes[13]));
+        }
         let codec = u16::from_le_bytes([bytes[14], bytes[15]]);
-        let label = Label {
-            kind,
-            codec,
-            variant: word(16),
-            item: word(20),
-            part: word(24),
-        };
-        let header = Self {
-            label,
-            raw_len: word(28),
-            body_len: word(32),
-            body_crc: word(36),
-        };
+        let label = Label { kind, codec, variant: word(16), item: word(20), part: word(24) };
+        let header = Self { label, raw_len: word(28), body_len: word(32), body_crc: word(36) };
         if header.raw_len > MAX_RAW_LEN {
             return Err(Error::corrupt(format!(
                 "frame of {} bytes exceeds the cap",
@@ -143,27 +128,17 @@ impl Encoder {
 
     /// Appends the frame of `raw` to `out`.
     pub(crate) fn encode(&mut self, label: Label, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let raw_len = u32::try_from(raw.len())
-            .ok()
-            .filter(|n| *n <= MAX_RAW_LEN)
-            .ok_or_else(|| {
+        let raw_len =
+            u32::try_from(raw.len()).ok().filter(|n| *n <= MAX_RAW_LEN).ok_or_else(|| {
                 Error::invalid_argument(format!("{} bytes do not fit one frame", raw.len()))
             })?;
         let start = out.len();
         let body = start + HEADER_LEN;
         out.resize(body + zstd::zstd_safe::compress_bound(raw.len()), 0);
-        let body_len = self
-            .zstd
-            .compress_to_buffer(raw, &mut out[body..])
-            .map_err(zstd_failed)?;
+        let body_len = self.zstd.compress_to_buffer(raw, &mut out[body..]).map_err(zstd_failed)?;
         out.truncate(body + body_len);
         let body_crc = crc32c::crc32c(&out[body..]);
-        let header = Header {
-            label,
-            raw_len,
-            body_len: body_len as u32,
-            body_crc,
-        };
+        let header = Header { label, raw_len, body_len: body_len as u32, body_crc };
         out[start..body].copy_from_slice(&header.to_bytes());
         Ok(())
     }
@@ -176,9 +151,7 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            zstd: zstd::bulk::Decompressor::new().map_err(zstd_failed)?,
-        })
+        Ok(Self { zstd: zstd::bulk::Decompressor::new().map_err(zstd_failed)? })
     }
 
     /// Checks a whole stored frame against what it should be, and expands it into `out` (cleared
@@ -199,6 +172,10 @@ impl Decoder {
         if crc32c::crc32c(body) != header.body_crc {
             return Err(Error::corrupt("frame checksum differs"));
         }
+        let frame_len = zstd::zstd_safe::find_frame_compressed_size(body);
+        if frame_len != Ok(body.len()) {
+            return Err(Error::corrupt("frame is not one zstd frame"));
+        }
         let raw_len = header.raw_len as usize;
         if raw_len > cap {
             return Err(Error::corrupt(format!(
@@ -212,9 +189,7 @@ impl Decoder {
             .decompress_to_buffer(body, out.as_mut_slice())
             .map_err(|e| Error::corrupt("frame does not decompress").with_source(e))?;
         if n != raw_len {
-            return Err(Error::corrupt(
-                "frame expands to another length than it says",
-            ));
+            return Err(Error::corrupt("frame expands to another length than it says"));
         }
         Ok(header)
     }
@@ -228,20 +203,11 @@ fn zstd_failed(e: std::io::Error) -> Error {
 mod tests {
     use super::*;
 
-    const LABEL: Label = Label {
-        kind: Kind::Tile,
-        codec: 3,
-        variant: 7,
-        item: 1,
-        part: 2,
-    };
+    const LABEL: Label = Label { kind: Kind::Tile, codec: 3, variant: 7, item: 1, part: 2 };
 
     fn stored(raw: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        Encoder::new()
-            .unwrap()
-            .encode(LABEL, raw, &mut out)
-            .unwrap();
+        Encoder::new().unwrap().encode(LABEL, raw, &mut out).unwrap();
         out
     }
 
@@ -259,10 +225,7 @@ mod tests {
         for raw in [&b""[..], b"a", &[9; 100_000]] {
             let stored = stored(raw);
             let mut out = vec![1];
-            let header = Decoder::new()
-                .unwrap()
-                .decode(&stored, 1 << 20, &mut out)
-                .unwrap();
+            let header = Decoder::new().unwrap().decode(&stored, 1 << 20, &mut out).unwrap();
             assert_eq!((header.label, &out[..]), (LABEL, raw));
             assert_eq!(HEADER_LEN + header.body_len as usize, stored.len());
         }
@@ -275,10 +238,7 @@ mod tests {
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                decoder.decode(&bad, 1 << 20, &mut Vec::new()).is_err(),
-                "bit {bit}"
-            );
+            assert!(decoder.decode(&bad, 1 << 20, &mut Vec::new()).is_err(), "bit {bit}");
         }
     }
 
@@ -286,12 +246,7 @@ mod tests {
     fn a_bomb_is_refused_before_it_allocates() {
         let bomb = stored(&vec![0; 1 << 20]);
         let mut out = Vec::new();
-        assert!(
-            Decoder::new()
-                .unwrap()
-                .decode(&bomb, 1000, &mut out)
-                .is_err()
-        );
+        assert!(Decoder::new().unwrap().decode(&bomb, 1000, &mut out).is_err());
         assert_eq!(out.capacity(), 0);
     }
 }

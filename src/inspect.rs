@@ -16,20 +16,11 @@ pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<Arch
     let opened = Archive::open(archive)?;
     let names: Vec<String> = match name {
         Some(name) => vec![name.to_owned()],
-        None => opened
-            .index
-            .variants
-            .iter()
-            .map(|v| v.name.clone())
-            .collect(),
+        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
     };
     let variants = names
         .iter()
-        .map(|name| {
-            opened
-                .load(Some(name))
-                .map(|stored| summarise(&stored, tensors))
-        })
+        .map(|name| opened.load(Some(name)).map(|stored| summarise(&stored, tensors)))
         .collect::<Result<_>>()?;
     Ok(ArchiveSummary {
         format_version: FORMAT_VERSION.min(opened.footer.version),
@@ -41,12 +32,8 @@ pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<Arch
 
 fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
     let (head, seal) = (&stored.head, &stored.seal);
-    let list: Vec<_> = (0..stored.tensors.len())
-        .map(|i| tensor(stored, i))
-        .collect();
-    let lossy: Vec<usize> = (0..list.len())
-        .filter(|i| list[*i].stored_as == "lossy")
-        .collect();
+    let list: Vec<_> = (0..stored.tensors.len()).map(|i| tensor(stored, i)).collect();
+    let lossy: Vec<usize> = (0..list.len()).filter(|i| list[*i].stored_as == "lossy").collect();
     let parameters: u64 = lossy.iter().map(|i| stored.tensors[*i].n_elements()).sum();
     let lossy_bytes: u64 = lossy.iter().map(|i| list[*i].stored_bytes).sum();
     let error: f64 = lossy.iter().map(|i| seal.tensors[*i].squared_error).sum();
@@ -87,11 +74,7 @@ pub(crate) fn stored_as(item: &Item) -> &'static str {
 }
 
 fn tensor(stored: &Stored, i: usize) -> TensorSummary {
-    let (t, item, seal) = (
-        &stored.tensors[i],
-        &stored.head.items[i],
-        &stored.seal.tensors[i],
-    );
+    let (t, item, seal) = (&stored.tensors[i], &stored.head.items[i], &stored.seal.tensors[i]);
     let stored_bytes = seal.stored_bytes();
     let n = t.n_elements().max(1);
     TensorSummary {

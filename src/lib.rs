@@ -57,8 +57,8 @@ pub use pipeline::{
     compare, compress, forecast, restore, verify,
 };
 pub use report::{
-    ArchiveSummary, CompareReport, CompressReport, Forecast, RestoreReport, TensorDifference,
-    TensorSummary, VariantSummary, VerifyReport,
+    ArchiveSummary, CompareReport, CompressReport, Differing, Forecast, RestoreReport,
+    TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

@@ -40,17 +40,10 @@ impl Pair {
         policy: &Policy,
     ) -> Self {
         let mut notes = Vec::new();
-        let items = ft
-            .tensors()
-            .iter()
-            .map(|t| pair_tensor(t, base, method, policy, &mut notes));
+        let items = ft.tensors().iter().map(|t| pair_tensor(t, base, method, policy, &mut notes));
         let items = items.collect();
-        let left: Vec<_> = base
-            .tensors()
-            .iter()
-            .filter(|t| ft.find(&t.name).is_none())
-            .map(|t| &t.name)
-            .collect();
+        let left: Vec<_> =
+            base.tensors().iter().filter(|t| ft.find(&t.name).is_none()).map(|t| &t.name).collect();
         if let Some(first) = left.first() {
             notes.push(format!(
                 "{} tensors are only in the base and are not restored (first: {first})",
@@ -86,16 +79,8 @@ impl Pair {
             match twin {
                 Some(j) => {
                     let origin = Origin::Alias(j as u32);
-                    let item = Item {
-                        origin,
-                        patch: 0,
-                        lossy,
-                    };
-                    self.items[i] = PairItem {
-                        item,
-                        base: None,
-                        tiling: Tiling::flat(0, 1, 0),
-                    };
+                    let item = Item { origin, patch: 0, lossy };
+                    self.items[i] = PairItem { item, base: None, tiling: Tiling::flat(0, 1, 0) };
                 }
                 None => found.push(i),
             }
@@ -122,11 +107,7 @@ fn pair_tensor(
     policy: &Policy,
     notes: &mut Vec<String>,
 ) -> PairItem {
-    let whole = Item {
-        origin: Origin::Whole,
-        patch: 0,
-        lossy: false,
-    };
+    let whole = Item { origin: Origin::Whole, patch: 0, lossy: false };
     let found = base.find(&t.name);
     let common = found.and_then(|(_, b)| common_elements(t, b));
     let (Some((idx, b)), Some(n_elements)) = (found, common) else {
@@ -156,42 +137,21 @@ fn pair_tensor(
             t.name, t.shape, b.shape
         ));
     }
-    let origin = Origin::Base {
-        dtype: b.dtype,
-        n_elements,
-    };
+    let origin = Origin::Base { dtype: b.dtype, n_elements };
     if let Some(lossy) = method.lossy().filter(|_| b.shape == t.shape) {
         let patch = lossy.patch();
         let tiling = Tiling::matrix(&t.shape, t.dtype.lane_bytes(), u64::from(patch))
             .filter(|_| b.dtype.is_float() && policy.is_lossy(&t.name, t.dtype, &t.shape));
         if let Some(tiling) = tiling {
-            return PairItem {
-                item: Item {
-                    origin,
-                    patch,
-                    lossy: true,
-                },
-                base: Some(idx),
-                tiling,
-            };
+            return PairItem { item: Item { origin, patch, lossy: true }, base: Some(idx), tiling };
         }
     }
-    flat(
-        t,
-        Item {
-            origin,
-            patch: 0,
-            lossy: false,
-        },
-        Some(idx),
-    )
+    flat(t, Item { origin, patch: 0, lossy: false }, Some(idx))
 }
 
 fn flat(t: &TensorInfo, item: Item, base: Option<usize>) -> PairItem {
     // A flat item of any shape can be cut.
-    let tiling = item
-        .tiling(t.dtype, &t.shape, t.n_bytes)
-        .unwrap_or(Tiling::flat(0, 1, 0));
+    let tiling = item.tiling(t.dtype, &t.shape, t.n_bytes).unwrap_or(Tiling::flat(0, 1, 0));
     PairItem { item, base, tiling }
 }
 
@@ -210,7 +170,5 @@ fn common_elements(t: &TensorInfo, b: &TensorInfo) -> Option<u64> {
     }
     let (t_rows, t_rest) = t.shape.split_first()?;
     let (b_rows, b_rest) = b.shape.split_first()?;
-    (t_rest == b_rest)
-        .then(|| t_rows.min(b_rows) * elements(t_rest))
-        .filter(|n| *n > 0)
+    (t_rest == b_rest).then(|| t_rows.min(b_rows) * elements(t_rest)).filter(|n| *n > 0)
 }

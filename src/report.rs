@@ -1,6 +1,11 @@
 //! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+
+/// Settings as one JSON object, in their order.
+fn as_object<S: Serializer>(settings: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(settings.iter().map(|(key, value)| (key, value)))
+}
 
 /// What `compress` and `append` did.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -11,6 +16,7 @@ pub struct CompressReport {
     /// Name of the method.
     pub method: &'static str,
     /// The method's settings, as typed.
+    #[serde(serialize_with = "as_object")]
     pub settings: Vec<(String, String)>,
     /// Bytes this variant added to the archive, everything included.
     pub archive_bytes: u64,
@@ -89,6 +95,7 @@ pub struct VariantSummary {
     /// Name of its method.
     pub method: &'static str,
     /// The method's settings, as typed.
+    #[serde(serialize_with = "as_object")]
     pub settings: Vec<(String, String)>,
     /// Seed of whatever was drawn.
     pub seed: u64,
@@ -145,12 +152,22 @@ pub struct VerifyReport {
     pub frames: u64,
     /// Stored bytes read.
     pub bytes: u64,
-    /// Tensors that decode to other bytes than were stored: variant and tensor.
-    pub differing: Vec<(String, String)>,
+    /// Tensors that decode to other bytes than were stored.
+    pub differing: Vec<Differing>,
     /// Most bytes resident at any time.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
+}
+
+/// A tensor that does not decode to what was stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Differing {
+    /// The variant it belongs to.
+    pub variant: String,
+    /// Its name.
+    pub tensor: String,
 }
 
 /// How one tensor of two checkpoints differs.
@@ -197,6 +214,7 @@ pub struct Forecast {
     /// Name of the method.
     pub method: &'static str,
     /// The method's settings, as typed.
+    #[serde(serialize_with = "as_object")]
     pub settings: Vec<(String, String)>,
     /// Bytes of the fine-tune's shards and side files.
     pub fine_tuned_bytes: u64,

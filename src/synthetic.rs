@@ -115,14 +115,7 @@ pub fn make_pair(dir: &Path, shape: &PairShape, threads: usize) -> Result<()> {
     }
     write_side(dir, "base", shape, shape.shards.0, None, threads)?;
     // The fine-tune's own seed moves its delta alone: two fine-tunes may share a base.
-    write_side(
-        dir,
-        "fine-tune",
-        shape,
-        shape.shards.1,
-        Some(shape.seed ^ 0xd1),
-        threads,
-    )
+    write_side(dir, "fine-tune", shape, shape.shards.1, Some(shape.seed ^ 0xd1), threads)
 }
 
 fn write_side(
@@ -137,14 +130,7 @@ fn write_side(
     let tensors: Vec<_> = shape
         .tensors()
         .into_iter()
-        .map(|(name, s)| {
-            (
-                name,
-                shape.dtype,
-                s.clone(),
-                s.iter().product::<u64>() * width,
-            )
-        })
+        .map(|(name, s)| (name, shape.dtype, s.clone(), s.iter().product::<u64>() * width))
         .collect();
     let total: u64 = tensors.iter().map(|t| t.3).sum();
     let metadata = vec![("format".to_owned(), "pt".to_owned())];
@@ -153,11 +139,7 @@ fn write_side(
     while high - low > 1 {
         let limit = low + (high - low) / 2;
         let n = plan_shards(&tensors, Some(&metadata), limit)?.len() as u64;
-        if n >= n_shards {
-            low = limit
-        } else {
-            high = limit
-        }
+        if n >= n_shards { low = limit } else { high = limit }
     }
     let limit = if n_shards == 1 { total } else { low };
     let layouts = plan_shards(&tensors, Some(&metadata), limit)?;
@@ -177,13 +159,7 @@ fn write_side(
     let values = |&(shard, offset, tensor, ref tile): &(usize, u64, usize, Tile)| {
         let n_cols = tensors[tensor].2.last().copied().unwrap_or(1);
         let is_norm = tensors[tensor].2.len() == 1;
-        let maker = Maker {
-            seed: shape.seed,
-            delta_seed,
-            tensor: tensor as u64,
-            n_cols,
-            is_norm,
-        };
+        let maker = Maker { seed: shape.seed, delta_seed, tensor: tensor as u64, n_cols, is_norm };
         let floats = maker.values(tile);
         let mut bytes = vec![0; floats.len() * width as usize];
         convert::from_f32(shape.dtype, &floats, &mut bytes);
@@ -215,9 +191,7 @@ struct Maker {
 impl Maker {
     fn values(&self, tile: &Tile) -> Vec<f32> {
         let first = tile.first;
-        (first..first + tile.n_elements() as u64)
-            .map(|i| self.base(i) + self.delta(i))
-            .collect()
+        (first..first + tile.n_elements() as u64).map(|i| self.base(i) + self.delta(i)).collect()
     }
 
     fn base(&self, i: u64) -> f32 {
@@ -268,18 +242,13 @@ mod tests {
         let values: Vec<f64> = (0..100_000).map(|i| f64::from(gaussian(1, 2, i))).collect();
         let mean = values.iter().sum::<f64>() / 1e5;
         let variance = values.iter().map(|v| v * v).sum::<f64>() / 1e5;
-        assert!(
-            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
     }
 
     #[test]
     fn a_pair_has_the_shards_asked_for() {
         let dir = tempfile::tempdir().unwrap();
-        let shape = PairShape::small()
-            .with_sizes(32, 64, 100, 3)
-            .with_shards(2, 3);
+        let shape = PairShape::small().with_sizes(32, 64, 100, 3).with_shards(2, 3);
         make_pair(dir.path(), &shape, 2).unwrap();
         for (name, n) in [("base", 2), ("fine-tune", 3)] {
             let checkpoint = Checkpoint::open(&dir.path().join(name)).unwrap();

@@ -103,9 +103,7 @@ impl<'a> Reader<'a> {
     /// than the record holds.
     pub(crate) fn count(&mut self, min_bytes: usize) -> Result<usize> {
         let n = self.u32()? as usize;
-        if n.checked_mul(min_bytes)
-            .is_none_or(|need| need > self.rest.len())
-        {
+        if n.checked_mul(min_bytes).is_none_or(|need| need > self.rest.len()) {
             return Err(Error::corrupt("a record counts more entries than it holds"));
         }
         Ok(n)
@@ -115,10 +113,7 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             return Ok(());
         }
-        Err(Error::corrupt(format!(
-            "a record has {} bytes too many",
-            self.rest.len()
-        )))
+        Err(Error::corrupt(format!("a record has {} bytes too many", self.rest.len())))
     }
 }
 
@@ -139,14 +134,8 @@ mod tests {
         w.count(2).unwrap();
         w.u16(9);
         let mut r = Reader::new(&w.0);
-        assert_eq!(
-            (r.u8().unwrap(), r.u16().unwrap(), r.u32().unwrap()),
-            (1, 2, 3)
-        );
-        assert_eq!(
-            (r.u64().unwrap(), r.u128().unwrap(), r.f64().unwrap()),
-            (4, 5, -0.5)
-        );
+        assert_eq!((r.u8().unwrap(), r.u16().unwrap(), r.u32().unwrap()), (1, 2, 3));
+        assert_eq!((r.u64().unwrap(), r.u128().unwrap(), r.f64().unwrap()), (4, 5, -0.5));
         assert_eq!(r.str().unwrap(), "né");
         assert!(r.end().is_err());
         assert!(r.count(2).is_err());

@@ -37,12 +37,7 @@ impl Footer {
         out[8..16].copy_from_slice(&FOOTER_TAG);
         out[16..18].copy_from_slice(&self.version.to_le_bytes());
         out[20..24].copy_from_slice(&self.generation.to_le_bytes());
-        let words = [
-            self.offset,
-            self.index_offset,
-            self.index_len,
-            self.previous,
-        ];
+        let words = [self.offset, self.index_offset, self.index_len, self.previous];
         for (slot, word) in out[24..56].chunks_exact_mut(8).zip(words) {
             slot.copy_from_slice(&word.to_le_bytes());
         }
@@ -78,6 +73,9 @@ impl Footer {
                 footer.version
             );
             return Err(Error::new(ErrorKind::Incompatible, text));
+        }
+        if bytes[18..20] != [0; 2] || bytes[56..60] != [0; 4] {
+            return Err(Error::unknown("footer field", "in reserved bytes"));
         }
         let end = footer.index_offset.checked_add(footer.index_len);
         let sane = end == Some(offset) && footer.previous < offset && footer.version > 0;
@@ -121,14 +119,7 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Footer::parse(&bad, 500).unwrap(), None, "bit {bit}");
         }
-        let newer = Footer {
-            version: 2,
-            ..footer
-        }
-        .to_bytes();
-        assert_eq!(
-            Footer::parse(&newer, 500).unwrap_err().kind(),
-            ErrorKind::Incompatible
-        );
+        let newer = Footer { version: 2, ..footer }.to_bytes();
+        assert_eq!(Footer::parse(&newer, 500).unwrap_err().kind(), ErrorKind::Incompatible);
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Everything read is checked: lengths against the committed file, records against each other.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, Footer, PREAMBLE};
 use crate::archive::record::{Head, Index, IndexEntry, Item, Origin, Seal};
-use crate::checkpoint::{TensorInfo, parse_header, shown};
+use crate::checkpoint::{NameSet, TensorInfo, parse_header, shown};
+use crate::codec::MAX_SIDE;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, HEADER_LEN, Kind, Label, MAX_RAW_LEN};
 use crate::tensor::Tiling;
@@ -44,17 +46,17 @@ impl Archive {
     /// was written by a newer tool.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        Self::from_file(file, path).context(|| format!("archive {}", path.display()))
+        Self::from_file(file, path)
     }
 
-    fn from_file(file: File, path: &Path) -> Result<Self> {
+    /// Opens a file that is open already; `path` is for messages.
+    pub(crate) fn from_file(file: File, path: &Path) -> Result<Self> {
+        Self::read(file, path).context(|| format!("archive {}", path.display()))
+    }
+
+    fn read(file: File, path: &Path) -> Result<Self> {
         let footer = last_footer(&file, path)?;
-        let mut archive = Self {
-            file,
-            path: path.to_owned(),
-            footer,
-            index: Index::default(),
-        };
+        let mut archive = Self { file, path: path.to_owned(), footer, index: Index::default() };
         let bytes = archive.record(
             Kind::Index,
             footer.generation,
@@ -62,6 +64,10 @@ impl Archive {
             footer.index_len,
         )?;
         archive.index = Index::parse(&bytes).context(|| "index".to_owned())?;
+        let mut names = HashSet::new();
+        if !archive.index.variants.iter().all(|v| names.insert(v.name.as_str())) {
+            return Err(Error::corrupt("index: two variants have one name"));
+        }
         Ok(archive)
     }
 
@@ -83,9 +89,8 @@ impl Archive {
         };
         let entry = entry.ok_or_else(|| {
             let names: Vec<_> = entries.iter().map(|v| v.name.as_str()).collect();
-            let asked = name.map_or("choose one with --name".to_owned(), |n| {
-                format!("no variant `{n}`")
-            });
+            let asked =
+                name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
             Error::invalid_argument(format!(
                 "archive {}: {asked}; it holds: {}",
                 self.path.display(),
@@ -110,6 +115,7 @@ impl Archive {
             let found = parse_header(&shard.header, shard.file_len, i, &what);
             tensors.extend(found.map_err(|e| Error::corrupt(e.to_string()))?);
         }
+        check_names(&head, &tensors)?;
         let counts = [head.items.len(), seal.tensors.len()];
         if counts != [tensors.len(); 2] || head.side_files.len() != seal.blobs.len() {
             return Err(Error::corrupt("head and seal count different tensors"));
@@ -118,7 +124,7 @@ impl Archive {
             .iter()
             .enumerate()
             .map(|(i, t)| {
-                self.check_tensor(&head, &seal, i, t)
+                self.check_tensor(&head, &seal, &tensors, i)
                     .context(|| format!("tensor {}", t.name))
             })
             .collect::<Result<_>>()?;
@@ -127,25 +133,25 @@ impl Archive {
                 .context(|| format!("side file {}", file.name))?;
         }
         let record_bytes = entry.head_len + entry.seal_len;
-        Ok(Stored {
-            id: entry.id,
-            head,
-            seal,
-            tensors,
-            tilings,
-            record_bytes,
-        })
+        Ok(Stored { id: entry.id, head, seal, tensors, tilings, record_bytes })
     }
 
-    fn check_tensor(&self, head: &Head, seal: &Seal, i: usize, t: &TensorInfo) -> Result<Tiling> {
-        let item: &Item = &head.items[i];
+    fn check_tensor(
+        &self,
+        head: &Head,
+        seal: &Seal,
+        tensors: &[TensorInfo],
+        i: usize,
+    ) -> Result<Tiling> {
+        let (t, item) = (&tensors[i], &head.items[i]);
+        check_item(t, item)?;
         if let Origin::Alias(of) = item.origin {
-            let target = head.items.get(of as usize);
-            let is_tensor = target.is_some_and(|t| !matches!(t.origin, Origin::Alias(_)));
-            if !is_tensor || of as usize >= i {
-                return Err(Error::corrupt(format!(
-                    "aliases tensor {of}, which it cannot"
-                )));
+            let of = of as usize;
+            let is_tensor =
+                head.items.get(of).is_some_and(|t| !matches!(t.origin, Origin::Alias(_)));
+            let alike = |o: &TensorInfo| o.dtype == t.dtype && o.shape == t.shape;
+            if !is_tensor || of >= i || !tensors.get(of).is_some_and(alike) {
+                return Err(Error::corrupt(format!("aliases tensor {of}, which it cannot")));
             }
         }
         let tiling = item
@@ -164,9 +170,7 @@ impl Archive {
     }
 
     fn check_extent(&self, offset: u64, lens: &[u32]) -> Result<()> {
-        let end = lens
-            .iter()
-            .try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
+        let end = lens.iter().try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
         if end.is_none_or(|end| end > self.footer.index_offset) {
             return Err(Error::corrupt("its frames lie beyond the committed file"));
         }
@@ -174,24 +178,19 @@ impl Archive {
     }
 
     fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        // Incompressible records grow a little.
+        let cap = u64::from(MAX_RAW_LEN) + (1 << 20);
+        let len = usize::try_from(len).ok().filter(|n| *n as u64 <= cap);
+        let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
         let mut stored = Vec::new();
         self.read_frame(offset, len, &mut stored)?;
         let mut raw = Vec::new();
         let header = Decoder::new()?
             .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
             .context(|| format!("{kind:?} record at offset {offset}"))?;
-        let expected = Label {
-            kind,
-            codec: 0,
-            variant,
-            item: 0,
-            part: 0,
-        };
+        let expected = Label { kind, codec: 0, variant, item: 0, part: 0 };
         if header.label != expected {
-            return Err(Error::corrupt(format!(
-                "no {kind:?} record at offset {offset}"
-            )));
+            return Err(Error::corrupt(format!("no {kind:?} record at offset {offset}")));
         }
         Ok(raw)
     }
@@ -212,12 +211,48 @@ impl Archive {
     }
 }
 
+/// Says whether an item can belong to its tensor.
+fn check_item(t: &TensorInfo, item: &Item) -> Result<()> {
+    let is_strip = item.patch > 0;
+    if usize::from(item.patch) > MAX_SIDE || (item.lossy && !is_strip && item.has_tiles()) {
+        return Err(Error::corrupt("its patch side is out of range"));
+    }
+    match item.origin {
+        Origin::Base { dtype, n_elements } => {
+            let convertible = dtype == t.dtype || (dtype.is_float() && t.dtype.is_float());
+            let whole = n_elements == t.n_elements();
+            let fits =
+                if is_strip { whole && t.dtype.is_float() } else { n_elements <= t.n_elements() };
+            if convertible && fits {
+                Ok(())
+            } else {
+                Err(Error::corrupt("its base cannot be its base"))
+            }
+        }
+        _ if is_strip => Err(Error::corrupt("it has patches but no base")),
+        _ => Ok(()),
+    }
+}
+
+/// Says whether all names a restore will write are plain and distinct.
+fn check_names(head: &Head, tensors: &[TensorInfo]) -> Result<()> {
+    let mut names = HashSet::new();
+    if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name.as_str())) {
+        return Err(Error::corrupt(format!("tensor {} is there twice", shown(&twice.name))));
+    }
+    let mut files = NameSet::default();
+    let shards = head.shards.iter().map(|s| &s.file_name);
+    for name in shards.chain(head.side_files.iter().map(|f| &f.name)) {
+        files
+            .insert(name)
+            .map_err(|why| Error::corrupt(format!("stored file name {} {why}", shown(name))))?;
+    }
+    Ok(())
+}
+
 /// The last valid footer of the file, past a torn tail if there is one.
 fn last_footer(file: &File, path: &Path) -> Result<Footer> {
-    let len = file
-        .metadata()
-        .map_err(|e| Error::io("examine", path, e))?
-        .len();
+    let len = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
     let mut start = [0; PREAMBLE.len()];
     if len < PREAMBLE.len() as u64 || file.read_exact_at(&mut start, 0).is_err() {
         return Err(Error::truncated("too short to be an archive"));
@@ -232,8 +267,7 @@ fn last_footer(file: &File, path: &Path) -> Result<Footer> {
         // Chunks overlap by a footer less one byte, so that none is missed on a boundary.
         let from = end.saturating_sub(STEP);
         chunk.resize((end - from) as usize, 0);
-        file.read_exact_at(&mut chunk, from)
-            .map_err(|e| Error::io("read", path, e))?;
+        file.read_exact_at(&mut chunk, from).map_err(|e| Error::io("read", path, e))?;
         for i in (0..=chunk.len().saturating_sub(FOOTER_LEN)).rev() {
             if chunk[i + 8..].starts_with(&FOOTER_TAG) {
                 let Some(bytes) = chunk[i..].first_chunk::<FOOTER_LEN>() else {
@@ -249,7 +283,5 @@ fn last_footer(file: &File, path: &Path) -> Result<Footer> {
         }
         end = from + FOOTER_LEN as u64 - 1;
     }
-    Err(Error::truncated(
-        "no whole generation: its writing was cut off; compress again",
-    ))
+    Err(Error::truncated("no whole generation: its writing was cut off; compress again"))
 }

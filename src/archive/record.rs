@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use crate::tensor::{DType, Tiling};
 use crate::wire::{Reader, Writer};
 
+/// Fewest bytes of a shard header that describe one tensor.
+const MIN_ENTRY: usize = 48;
+
 /// One variant's description, written before its first tile. Tensor names, dtypes and shapes are in
 /// the shard headers, which are kept verbatim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,11 @@ pub(crate) enum Origin {
 }
 
 impl Item {
+    /// Whether it has frames of its own.
+    pub(crate) fn has_tiles(&self) -> bool {
+        !matches!(self.origin, Origin::Alias(_))
+    }
+
     /// How a tensor of this dtype and shape is cut; `None` if the item cannot belong to it.
     pub(crate) fn tiling(&self, dtype: DType, shape: &[u64], n_bytes: u64) -> Option<Tiling> {
         if matches!(self.origin, Origin::Alias(_)) {
@@ -168,31 +176,17 @@ impl Head {
         let has_index = flag(r)?;
         let shards = list(r, 16, |r| {
             let (file_name, file_len) = (r.str()?, r.u64()?);
-            Ok(StoredShard {
-                file_name,
-                file_len,
-                header: r.bytes()?.to_vec(),
-            })
+            Ok(StoredShard { file_name, file_len, header: r.bytes()?.to_vec() })
         })?;
+        let headers: usize = shards.iter().map(|s| s.header.len()).sum();
         let items = list(r, 4, Item::read)?;
-        let side_files = list(r, 12, |r| {
-            Ok(SideFile {
-                name: r.str()?,
-                len: r.u64()?,
-            })
-        })?;
+        // A tensor takes more than this in its header; a longer list would only cost memory.
+        if items.len() > headers / MIN_ENTRY {
+            return Err(Error::corrupt("more items than the headers have tensors"));
+        }
+        let side_files = list(r, 12, |r| Ok(SideFile { name: r.str()?, len: r.u64()? }))?;
         r.end()?;
-        Ok(Self {
-            name,
-            method,
-            settings,
-            seed,
-            tool,
-            has_index,
-            shards,
-            items,
-            side_files,
-        })
+        Ok(Self { name, method, settings, seed, tool, has_index, shards, items, side_files })
     }
 }
 
@@ -217,18 +211,11 @@ impl Item {
     fn read(r: &mut Reader<'_>) -> Result<Self> {
         let origin = match r.u8()? {
             0 => Origin::Whole,
-            1 => Origin::Base {
-                dtype: DType::from_code(r.u8()?)?,
-                n_elements: r.u64()?,
-            },
+            1 => Origin::Base { dtype: DType::from_code(r.u8()?)?, n_elements: r.u64()? },
             2 => Origin::Alias(r.u32()?),
-            code => return Err(Error::corrupt(format!("unknown tensor origin {code}"))),
+            code => return Err(Error::unknown("tensor origin", code)),
         };
-        Ok(Self {
-            origin,
-            patch: r.u16()?,
-            lossy: flag(r)?,
-        })
+        Ok(Self { origin, patch: r.u16()?, lossy: flag(r)? })
     }
 }
 
@@ -268,11 +255,7 @@ impl Seal {
             })
         })?;
         let blobs = list(r, 28, |r| {
-            Ok(BlobSeal {
-                hash: r.u128()?,
-                offset: r.u64()?,
-                frame_lens: list(r, 4, Reader::u32)?,
-            })
+            Ok(BlobSeal { hash: r.u128()?, offset: r.u64()?, frame_lens: list(r, 4, Reader::u32)? })
         })?;
         r.end()?;
         Ok(Self { tensors, blobs })
@@ -370,53 +353,24 @@ mod tests {
             seed: 7,
             tool: "delta-stream 0.1.0".into(),
             has_index: true,
-            shards: vec![StoredShard {
-                file_name: "a".into(),
-                file_len: 10,
-                header: vec![1, 2],
-            }],
+            shards: vec![StoredShard { file_name: "a".into(), file_len: 10, header: vec![1; 200] }],
             items: vec![
+                Item { origin: Origin::Whole, patch: 0, lossy: false },
                 Item {
-                    origin: Origin::Whole,
-                    patch: 0,
-                    lossy: false,
-                },
-                Item {
-                    origin: Origin::Base {
-                        dtype: DType::BF16,
-                        n_elements: 5,
-                    },
+                    origin: Origin::Base { dtype: DType::BF16, n_elements: 5 },
                     patch: 16,
                     lossy: true,
                 },
-                Item {
-                    origin: Origin::Alias(0),
-                    patch: 0,
-                    lossy: false,
-                },
+                Item { origin: Origin::Alias(0), patch: 0, lossy: false },
             ],
-            side_files: vec![SideFile {
-                name: "config.json".into(),
-                len: 2,
-            }],
+            side_files: vec![SideFile { name: "config.json".into(), len: 2 }],
         }
     }
 
     fn seal() -> Seal {
-        let tensor = TensorSeal {
-            frame_lens: vec![1, 2],
-            offset: 9,
-            ..TensorSeal::default()
-        };
-        let blob = BlobSeal {
-            hash: 1,
-            offset: 2,
-            frame_lens: vec![3],
-        };
-        Seal {
-            tensors: vec![tensor],
-            blobs: vec![blob],
-        }
+        let tensor = TensorSeal { frame_lens: vec![1, 2], offset: 9, ..TensorSeal::default() };
+        let blob = BlobSeal { hash: 1, offset: 2, frame_lens: vec![3] };
+        Seal { tensors: vec![tensor], blobs: vec![blob] }
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new archive then rename
 //! and sync the directory. A writer dropped before its commit takes back what it wrote.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
@@ -55,22 +56,19 @@ impl ArchiveWriter {
     /// `InvalidArgument` if `path` exists and `force` is not given.
     pub(crate) fn create(path: &Path, force: bool) -> Result<Self> {
         if path.exists() && !force {
-            let text = format!(
-                "{} exists; append to it, or replace it with --force",
-                path.display()
-            );
+            let text =
+                format!("{} exists; append to it, or replace it with --force", path.display());
             return Err(Error::invalid_argument(text));
         }
         if path.is_dir() {
-            return Err(Error::invalid_argument(format!(
-                "{} is a directory",
-                path.display()
-            )));
+            return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
         }
         let dir = parent(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let (file, temp) = tempfile::Builder::new()
             .prefix(&format!(".{name}.partial-"))
+            // As any new file: the process's own mask decides, not the temporary file's secrecy.
+            .permissions(Permissions::from_mode(0o666))
             .tempfile_in(dir)
             .map_err(|e| Error::io("create a file in", dir, e))?
             .into_parts();
@@ -94,27 +92,24 @@ impl ArchiveWriter {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let text = format!(
-                    "{} is being written by another process; wait for it",
-                    path.display()
-                );
+                let text =
+                    format!("{} is being written by another process; wait for it", path.display());
                 return Err(Error::new(ErrorKind::Io, text));
             }
             Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
         }
-        let archive = Archive::open(path)?;
+        // Through the locked file: another process may have put a new one under this name meanwhile.
+        let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+        let archive = Archive::from_file(locked, path)?;
+        if !is_at(&file, path) {
+            let text = format!("{} was replaced while it was opened; run again", path.display());
+            return Err(Error::new(ErrorKind::Io, text));
+        }
         let end = archive.committed_len();
-        file.set_len(end)
-            .map_err(|e| Error::io("drop the torn tail of", path, e))?;
-        let generation = archive.footer.generation + 1;
-        Self::new(
-            file,
-            path,
-            end,
-            archive.index,
-            generation,
-            archive.footer.offset,
-        )
+        file.set_len(end).map_err(|e| Error::io("drop the torn tail of", path, e))?;
+        let generation = archive.footer.generation.checked_add(1);
+        let generation = generation.ok_or_else(|| Error::corrupt("no generation is left"))?;
+        Self::new(file, path, end, archive.index, generation, archive.footer.offset)
     }
 
     fn new(
@@ -125,8 +120,7 @@ impl ArchiveWriter {
         generation: u32,
         previous: u64,
     ) -> Result<Self> {
-        file.seek(SeekFrom::Start(start))
-            .map_err(|e| Error::io("seek in", path, e))?;
+        file.seek(SeekFrom::Start(start)).map_err(|e| Error::io("seek in", path, e))?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -162,9 +156,7 @@ impl ArchiveWriter {
             self.flush()?;
         }
         if bytes.len() > BUFFER {
-            self.file
-                .write_all(bytes)
-                .map_err(|e| Error::io("write to", &self.path, e))?;
+            self.file.write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
         } else {
             self.buffer.extend(bytes);
         }
@@ -180,10 +172,7 @@ impl ArchiveWriter {
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
         self.encoder.encode(label, raw, &mut frame)?;
-        let place = Place {
-            offset: self.write(&frame)?,
-            len: frame.len() as u64,
-        };
+        let place = Place { offset: self.write(&frame)?, len: frame.len() as u64 };
         self.frame = frame;
         Ok(place)
     }
@@ -194,21 +183,8 @@ impl ArchiveWriter {
     }
 
     fn write_record(&mut self, kind: Kind, raw: &[u8]) -> Result<Place> {
-        let variant = if kind == Kind::Index {
-            self.generation
-        } else {
-            self.variant_id()
-        };
-        self.write_frame(
-            Label {
-                kind,
-                codec: 0,
-                variant,
-                item: 0,
-                part: 0,
-            },
-            raw,
-        )
+        let variant = if kind == Kind::Index { self.generation } else { self.variant_id() };
+        self.write_frame(Label { kind, codec: 0, variant, item: 0, part: 0 }, raw)
     }
 
     /// Writes seal, index and footer, and makes the generation durable under its final name. Returns
@@ -224,7 +200,8 @@ impl ArchiveWriter {
             seal_offset: seal.offset,
             seal_len: seal.len,
         });
-        self.index.next_id += 1;
+        self.index.next_id =
+            id.checked_add(1).ok_or_else(|| Error::corrupt("no variant id is left"))?;
         let index = self.write_record(Kind::Index, &self.index.to_bytes()?)?;
         self.sync()?;
         let footer = Footer {
@@ -245,6 +222,7 @@ impl ArchiveWriter {
             };
             renamed
                 .map_err(|e| Error::io("rename the finished archive to", &self.path, e.error))?;
+            self.committed = true;
             sync_dir(parent(&self.path))?;
         }
         self.committed = true;
@@ -253,18 +231,14 @@ impl ArchiveWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.file
-            .write_all(&self.buffer)
-            .map_err(|e| Error::io("write to", &self.path, e))?;
+        self.file.write_all(&self.buffer).map_err(|e| Error::io("write to", &self.path, e))?;
         self.buffer.clear();
         Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
         self.flush()?;
-        self.file
-            .sync_data()
-            .map_err(|e| Error::io("sync", &self.path, e))?;
+        self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
         self.synced = self.at;
         Ok(())
     }
@@ -279,8 +253,15 @@ impl Drop for ArchiveWriter {
     }
 }
 
+/// Whether `path` still leads to this open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(named)) => identity(open) == identity(named),
+        _ => false,
+    }
+}
+
 fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::sys::Stamp;
 
 /// Whether both paths lead to one existing file or directory, through whatever links.
-pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+pub(super) fn same_file(a: &Path, b: &Path) -> bool {
     match (fs::metadata(a), fs::metadata(b)) {
         (Ok(a), Ok(b)) => Stamp::of(&a).is_same_file(&Stamp::of(&b)),
         _ => false,
@@ -20,19 +20,11 @@ pub(crate) fn aliases(output: &Path, checkpoint: &Checkpoint) -> bool {
     let Some(output_at) = resolve(output) else {
         return false;
     };
-    let stamp = fs::metadata(output)
-        .ok()
-        .map(|metadata| Stamp::of(&metadata));
-    let is_around = |input: &Path| {
-        input
-            .canonicalize()
-            .is_ok_and(|at| at.starts_with(&output_at))
-    };
+    let stamp = fs::metadata(output).ok().map(|metadata| Stamp::of(&metadata));
+    let is_around = |input: &Path| input.canonicalize().is_ok_and(|at| at.starts_with(&output_at));
     let root = checkpoint.root();
     if checkpoint.owns_root() {
-        let in_root = root
-            .canonicalize()
-            .is_ok_and(|root| output_at.starts_with(root));
+        let in_root = root.canonicalize().is_ok_and(|root| output_at.starts_with(root));
         if in_root || same_file(root, output) || is_around(root) {
             return true;
         }
@@ -50,10 +42,6 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     }
     let name = path.file_name()?;
     let parent = path.parent()?;
-    let parent = if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     Some(resolve(parent)?.join(name))
 }

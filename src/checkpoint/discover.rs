@@ -45,9 +45,7 @@ pub(super) fn is_weights(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.ends_with(".safetensors")
         || name.ends_with(".index.json")
-        || OTHER_WEIGHTS
-            .iter()
-            .any(|(suffix, _)| name.ends_with(suffix))
+        || OTHER_WEIGHTS.iter().any(|(suffix, _)| name.ends_with(suffix))
 }
 
 /// Finds the shards of the checkpoint at `path`; opens none but an index.
@@ -56,11 +54,7 @@ pub(super) fn discover(path: &Path) -> Result<Found> {
         Error::io("open", path, e)
             .context("a checkpoint is a local directory, a .safetensors file or its index.json")
     })?;
-    let found = if metadata.is_dir() {
-        in_directory(path)?
-    } else {
-        one_file(path)?
-    };
+    let found = if metadata.is_dir() { in_directory(path)? } else { one_file(path)? };
     let mut names = NameSet::default();
     for name in &found.files {
         names.insert(name).map_err(|why| {
@@ -72,15 +66,12 @@ pub(super) fn discover(path: &Path) -> Result<Found> {
 }
 
 fn one_file(path: &Path) -> Result<Found> {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(|| {
-            Error::invalid_argument(format!(
-                "{}: the file name is not UTF-8; rename it",
-                path.display()
-            ))
-        })?;
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        Error::invalid_argument(format!(
+            "{}: the file name is not UTF-8; rename it",
+            path.display()
+        ))
+    })?;
     // The parent of a bare file name is the empty path.
     let root = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
@@ -91,37 +82,20 @@ fn one_file(path: &Path) -> Result<Found> {
     }
     if name.ends_with(".safetensors") {
         let files = vec![name.to_owned()];
-        return Ok(Found {
-            root,
-            owns_root: false,
-            files,
-            index: None,
-        });
+        return Ok(Found { root, owns_root: false, files, index: None });
     }
     let lower = name.to_ascii_lowercase();
     let lower = lower.strip_suffix(".index.json").unwrap_or(&lower);
-    let advice = OTHER_WEIGHTS
-        .iter()
-        .find(|(suffix, _)| lower.ends_with(suffix));
-    let advice = advice.map_or(
-        "give a directory, a .safetensors file or its index.json",
-        |a| a.1,
-    );
+    let advice = OTHER_WEIGHTS.iter().find(|(suffix, _)| lower.ends_with(suffix));
+    let advice = advice.map_or("give a directory, a .safetensors file or its index.json", |a| a.1);
     let what = path.display();
-    Err(Error::invalid_checkpoint(format!(
-        "{what} is not a safetensors file; {advice}"
-    )))
+    Err(Error::invalid_checkpoint(format!("{what} is not a safetensors file; {advice}")))
 }
 
 fn from_index(root: PathBuf, path: &Path) -> Result<Found> {
     let index = Index::read(path)?;
     let files = index.files.iter().map(|name| name.to_string()).collect();
-    Ok(Found {
-        root,
-        owns_root: true,
-        files,
-        index: Some(index),
-    })
+    Ok(Found { root, owns_root: true, files, index: Some(index) })
 }
 
 fn in_directory(dir: &Path) -> Result<Found> {
@@ -133,20 +107,12 @@ fn in_directory(dir: &Path) -> Result<Found> {
     }
     if is_there(SINGLE_NAME) {
         let files = vec![SINGLE_NAME.to_owned()];
-        return Ok(Found {
-            root,
-            owns_root: true,
-            files,
-            index: None,
-        });
+        return Ok(Found { root, owns_root: true, files, index: None });
     }
     let mut all = list(dir)?;
     let other = all.iter().find_map(|name| {
         let lower = name.to_ascii_lowercase();
-        let advice = OTHER_WEIGHTS
-            .iter()
-            .find(|(suffix, _)| lower.ends_with(suffix))?
-            .1;
+        let advice = OTHER_WEIGHTS.iter().find(|(suffix, _)| lower.ends_with(suffix))?.1;
         Some((name.clone(), advice))
     });
     all.retain(|name| name.ends_with(".safetensors"));
@@ -157,12 +123,7 @@ fn in_directory(dir: &Path) -> Result<Found> {
     }
     let what = dir.display();
     match (files.is_empty(), other) {
-        (false, _) => Ok(Found {
-            root,
-            owns_root: true,
-            files,
-            index: None,
-        }),
+        (false, _) => Ok(Found { root, owns_root: true, files, index: None }),
         (true, Some((name, advice))) => Err(Error::invalid_checkpoint(format!(
             "{what} has no .safetensors file, but {}; {advice}",
             shown(&name)

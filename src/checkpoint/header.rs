@@ -62,11 +62,7 @@ pub(crate) fn n_bytes(dtype: DType, shape: &[u64]) -> std::result::Result<u64, &
         .try_fold(1u64, |n, &dim| n.checked_mul(dim))
         .and_then(|n| n.checked_mul(dtype.bits() as u64))
         .ok_or("the shape overflows 64 bits")?;
-    if bits.is_multiple_of(8) {
-        Ok(bits / 8)
-    } else {
-        Err("its elements do not fill whole bytes")
-    }
+    if bits.is_multiple_of(8) { Ok(bits / 8) } else { Err("its elements do not fill whole bytes") }
 }
 
 /// Length of the JSON, from the 8 bytes before it. `what` opens the message.
@@ -94,11 +90,7 @@ pub(crate) fn parse(header: &[u8], what: &str) -> Result<Header> {
             "{what}: offsets overflow 64 bits; the header is damaged"
         ))
     })?;
-    Ok(Header {
-        entries,
-        data_start,
-        file_len,
-    })
+    Ok(Header { entries, data_start, file_len })
 }
 
 /// The `__metadata__` of a header, if it has one.
@@ -150,40 +142,21 @@ fn check_cover(entries: &mut [Entry]) -> Result<u64> {
     };
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     if let Some(two) = entries.windows(2).find(|two| two[0].name == two[1].name) {
-        return Err(broken(
-            &two[0].name,
-            "the header has it twice (duplicate key)".to_owned(),
-        ));
+        return Err(broken(&two[0].name, "the header has it twice (duplicate key)".to_owned()));
     }
     // Tensors without elements share their offset with the next: they come first.
     entries.sort_unstable_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
     let mut next = 0;
-    for Entry {
-        name,
-        dtype,
-        shape,
-        begin,
-        end,
-    } in entries.iter()
-    {
+    for Entry { name, dtype, shape, begin, end } in entries.iter() {
         let (begin, end) = (*begin, *end);
         if end < begin {
-            return Err(broken(
-                name,
-                format!("it ends at {end}, before it begins at {begin}"),
-            ));
+            return Err(broken(name, format!("it ends at {end}, before it begins at {begin}")));
         }
         if begin < next {
-            return Err(broken(
-                name,
-                format!("it overlaps another, at offset {begin}"),
-            ));
+            return Err(broken(name, format!("it overlaps another, at offset {begin}")));
         }
         if begin > next {
-            return Err(broken(
-                name,
-                format!("there is a hole before it, {next}..{begin}"),
-            ));
+            return Err(broken(name, format!("there is a hole before it, {next}..{begin}")));
         }
         let size = n_bytes(*dtype, shape).map_err(|fault| broken(name, fault.to_owned()))?;
         if size != end - begin {
@@ -221,10 +194,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Json, A::Error> {
-        let mut json = Json {
-            entries: Vec::new(),
-            metadata: None,
-        };
+        let mut json = Json { entries: Vec::new(), metadata: None };
         let mut has_metadata = false;
         while let Some(name) = map.next_key::<String>()? {
             let named = |e: A::Error| de::Error::custom(format!("{}: {e}", shown(&name)));
@@ -233,10 +203,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
                     return Err(de::Error::custom("duplicate key __metadata__"));
                 }
                 has_metadata = true;
-                json.metadata = map
-                    .next_value::<Option<Pairs>>()
-                    .map_err(named)?
-                    .map(|p| p.0);
+                json.metadata = map.next_value::<Option<Pairs>>().map_err(named)?.map(|p| p.0);
             } else {
                 let raw = map.next_value::<RawEntry<'de>>().map_err(named)?;
                 let dtype = DType::from_name(&raw.dtype).ok_or_else(|| {
@@ -244,13 +211,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
                     de::Error::custom(format!("tensor {tensor}: unknown dtype {dtype}"))
                 })?;
                 let (begin, end) = raw.data_offsets;
-                json.entries.push(Entry {
-                    name,
-                    dtype,
-                    shape: raw.shape.0,
-                    begin,
-                    end,
-                });
+                json.entries.push(Entry { name, dtype, shape: raw.shape.0, begin, end });
             }
         }
         Ok(json)
@@ -330,10 +291,7 @@ impl<'de> Deserialize<'de> for Pairs {
                 let mut keys: Vec<&str> = pairs.iter().map(|p| p.0.as_str()).collect();
                 keys.sort_unstable();
                 match keys.windows(2).find(|two| two[0] == two[1]) {
-                    Some(two) => Err(de::Error::custom(format!(
-                        "duplicate key {}",
-                        shown(two[0])
-                    ))),
+                    Some(two) => Err(de::Error::custom(format!("duplicate key {}", shown(two[0])))),
                     None => Ok(Pairs(pairs)),
                 }
             }

@@ -41,21 +41,13 @@ impl Index {
         let mut json = Vec::new();
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let mut limited = file.take(MAX_INDEX_BYTES + 1);
-        limited
-            .read_to_end(&mut json)
-            .map_err(|e| Error::io("read", path, e))?;
+        limited.read_to_end(&mut json).map_err(|e| Error::io("read", path, e))?;
         if json.len() as u64 > MAX_INDEX_BYTES {
-            return Err(broken(format!(
-                "an index of more than {MAX_INDEX_BYTES} bytes"
-            )));
+            return Err(broken(format!("an index of more than {MAX_INDEX_BYTES} bytes")));
         }
-        let Parsed {
-            weight_map: WeightMap { mut pairs, files },
-        } = serde_json::from_slice(&json).map_err(|e| {
-            broken(format!(
-                "this is not an index of safetensors ({})",
-                json_fault(&e)
-            ))
+        let Parsed { weight_map: WeightMap { mut pairs, files } } = serde_json::from_slice(&json)
+            .map_err(|e| {
+            broken(format!("this is not an index of safetensors ({})", json_fault(&e)))
         })?;
         if files.is_empty() {
             return Err(broken("its weight_map is empty".to_owned()));
@@ -76,16 +68,9 @@ impl Index {
         }
         pairs.sort_unstable();
         if let Some(two) = pairs.windows(2).find(|two| two[0].0 == two[1].0) {
-            return Err(broken(format!(
-                "tensor {} is named twice",
-                shown(&two[0].0)
-            )));
+            return Err(broken(format!("tensor {} is named twice", shown(&two[0].0))));
         }
-        Ok(Index {
-            path: path.to_owned(),
-            weight_map: pairs,
-            files,
-        })
+        Ok(Index { path: path.to_owned(), weight_map: pairs, files })
     }
 }
 
@@ -113,10 +98,7 @@ impl<'de> Deserialize<'de> for WeightMap {
                 self,
                 mut map: A,
             ) -> std::result::Result<WeightMap, A::Error> {
-                let mut out = WeightMap {
-                    pairs: Vec::new(),
-                    files: BTreeSet::new(),
-                };
+                let mut out = WeightMap { pairs: Vec::new(), files: BTreeSet::new() };
                 while let Some((tensor, file)) = map.next_entry::<String, String>()? {
                     // Thousands of tensors name the same few shards: each name is kept once.
                     let file = match out.files.get(file.as_str()) {

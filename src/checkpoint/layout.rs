@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use safetensors::tensor::TensorInfo;
+
 use crate::checkpoint::discover::SINGLE_NAME;
 use crate::checkpoint::header::{self, MAX_HEADER_BYTES, METADATA_KEY, Metadata, PREFIX_BYTES};
 use crate::checkpoint::names::{check_plain_name, shown};
@@ -54,9 +56,7 @@ pub(crate) fn plan_shards(
     max_shard_bytes: u64,
 ) -> Result<Vec<ShardLayout>> {
     if max_shard_bytes == 0 {
-        return Err(Error::invalid_argument(
-            "the largest shard size must be at least 1 byte",
-        ));
+        return Err(Error::invalid_argument("the largest shard size must be at least 1 byte"));
     }
     check_planned(tensors)?;
     let mut groups = Vec::new();
@@ -75,11 +75,7 @@ pub(crate) fn plan_shards(
         1 => SINGLE_NAME.to_owned(),
         n => format!("model-{:05}-of-{n:05}.safetensors", i + 1),
     };
-    groups
-        .iter()
-        .enumerate()
-        .map(|(i, group)| lay_out(name(i), group, metadata))
-        .collect()
+    groups.iter().enumerate().map(|(i, group)| lay_out(name(i), group, metadata)).collect()
 }
 
 fn check_planned(tensors: &[PlannedTensor]) -> Result<()> {
@@ -113,24 +109,24 @@ fn lay_out(
     };
     let mut json = String::from("{");
     if let Some(pairs) = metadata {
-        let pairs: Vec<String> = pairs
-            .iter()
-            .map(|(k, v)| format!("{}:{}", quoted(k), quoted(v)))
-            .collect();
+        let pairs: Vec<String> =
+            pairs.iter().map(|(k, v)| format!("{}:{}", quoted(k), quoted(v))).collect();
         json += &format!("{}:{{{}}}", quoted(METADATA_KEY), pairs.join(","));
     }
     let mut places = Vec::with_capacity(tensors.len());
     let mut next = 0u64;
     for (name, dtype, shape, n_bytes) in tensors {
         let end = next.checked_add(*n_bytes).ok_or_else(too_large)?;
-        let shape: Vec<String> = shape.iter().map(u64::to_string).collect();
+        let to_usize = |n: u64| usize::try_from(n).map_err(|_| too_large());
+        let info = TensorInfo {
+            dtype: dtype.to_format(),
+            shape: shape.iter().map(|n| to_usize(*n)).collect::<Result<_>>()?,
+            data_offsets: (to_usize(next)?, to_usize(end)?),
+        };
+        let info = serde_json::to_string(&info)
+            .map_err(|e| Error::invalid_argument(format!("tensor {name}")).with_source(e))?;
         let comma = if json.len() > 1 { "," } else { "" };
-        json += &format!(
-            "{comma}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{next},{end}]}}",
-            quoted(name),
-            dtype.name(),
-            shape.join(",")
-        );
+        json += &format!("{comma}{}:{info}", quoted(name));
         places.push((name.clone(), next, *n_bytes));
         next = end;
     }
@@ -147,12 +143,7 @@ fn lay_out(
     places.sort_unstable_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
     let mut header = json_bytes.to_le_bytes().to_vec();
     header.extend_from_slice(json.as_bytes());
-    Ok(ShardLayout {
-        file_name,
-        header,
-        tensors: places,
-        file_len,
-    })
+    Ok(ShardLayout { file_name, header, tensors: places, file_len })
 }
 
 /// `text` as a JSON string.

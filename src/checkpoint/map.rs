@@ -89,17 +89,9 @@ impl Source {
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
             let (file, path) = (Arc::clone(shard.file()), shard.path.clone());
-            shards.push(SourceFile {
-                file,
-                path,
-                len: shard.file_len,
-            });
+            shards.push(SourceFile { file, path, len: shard.file_len });
         }
-        Ok(Source {
-            mode: map.mode(),
-            shards,
-            pool: Arc::default(),
-        })
+        Ok(Source { mode: map.mode(), shards, pool: Arc::default() })
     }
 
     /// The `len` bytes of shard `shard_idx` from `offset`. A mapped window has read nothing yet.
@@ -107,11 +99,8 @@ impl Source {
     /// # Errors
     /// `InvalidArgument` for a range outside the shard; `Io` if reading fails or the file shrank.
     pub(crate) fn window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        let shard = self
-            .shards
-            .get(shard_idx)
-            .filter(|s| s.holds(offset, len))
-            .ok_or_else(|| {
+        let shard =
+            self.shards.get(shard_idx).filter(|s| s.holds(offset, len)).ok_or_else(|| {
                 Error::invalid_argument(format!(
                     "{len} bytes at {offset} of shard {shard_idx} lie outside the checkpoint"
                 ))
@@ -128,11 +117,7 @@ impl Source {
         }
         let mut buffer = self.pool.take(len);
         match sys::read_exact_at(&shard.file, &mut buffer[..len], offset) {
-            Ok(()) => Ok(Window(Bytes::Read {
-                buffer,
-                len,
-                pool: Arc::clone(&self.pool),
-            })),
+            Ok(()) => Ok(Window(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
                 Err(Error::io("read", &shard.path, e).context(format!("{len} bytes at {offset}")))
@@ -152,10 +137,7 @@ impl Source {
         }
         // The pages come to the system's cache, so the map need not outlive the call, nor is it
         // ever looked through: this is sound in read mode too.
-        let map = MmapOptions::new()
-            .offset(offset)
-            .len(len)
-            .map_raw_read_only(&*shard.file);
+        let map = MmapOptions::new().offset(offset).len(len).map_raw_read_only(&*shard.file);
         if let Ok(map) = map {
             let _ = map.advise(Advice::WillNeed);
         }
@@ -164,18 +146,12 @@ impl Source {
 
 impl SourceFile {
     fn holds(&self, offset: u64, len: usize) -> bool {
-        offset
-            .checked_add(len as u64)
-            .is_some_and(|end| end <= self.len)
+        offset.checked_add(len as u64).is_some_and(|end| end <= self.len)
     }
 
     /// A map beyond the end would kill the process when touched; this catches all but a race.
     fn check_not_shrunk(&self) -> Result<()> {
-        let now = self
-            .file
-            .metadata()
-            .map_err(|e| Error::io("read", &self.path, e))?
-            .len();
+        let now = self.file.metadata().map_err(|e| Error::io("read", &self.path, e))?.len();
         if now >= self.len {
             return Ok(());
         }
@@ -264,10 +240,7 @@ impl Pool {
 
     fn give(&self, buffer: Vec<u8>) {
         if (1..=MAX_POOLED_BYTES).contains(&buffer.len()) {
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(buffer);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
         }
     }
 }

@@ -19,12 +19,12 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use alias::{aliases, same_file};
+pub(crate) use alias::aliases;
 pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
 pub use map::{IoMode, MapChoice};
 pub(crate) use map::{Source, Window};
-pub(crate) use names::shown;
+pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
@@ -57,12 +57,7 @@ impl Checkpoint {
     /// `InvalidCheckpoint` for weights in another format, a missing shard, or anything that breaks
     /// the safetensors format; `Io` if the path cannot be read.
     pub fn open(path: &Path) -> Result<Checkpoint> {
-        let Found {
-            root,
-            owns_root,
-            files,
-            index,
-        } = discover(path)?;
+        let Found { root, owns_root, files, index } = discover(path)?;
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
         for (shard_idx, name) in files.into_iter().enumerate() {
@@ -76,14 +71,8 @@ impl Checkpoint {
         }
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
         by_name.sort_unstable_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
-        let checkpoint = Checkpoint {
-            root,
-            owns_root,
-            has_index: index.is_some(),
-            shards,
-            tensors,
-            by_name,
-        };
+        let checkpoint =
+            Checkpoint { root, owns_root, has_index: index.is_some(), shards, tensors, by_name };
         checkpoint.check_unique()?;
         index.map_or(Ok(()), |index| checkpoint.check_index(&index))?;
         Ok(checkpoint)
@@ -106,10 +95,8 @@ impl Checkpoint {
 
     /// The tensor of this name, with its place in [`tensors`](Self::tensors).
     pub fn find(&self, name: &str) -> Option<(usize, &TensorInfo)> {
-        let at = self
-            .by_name
-            .binary_search_by(|&i| self.tensors[i].name.as_str().cmp(name))
-            .ok()?;
+        let at =
+            self.by_name.binary_search_by(|&i| self.tensors[i].name.as_str().cmp(name)).ok()?;
         let idx = self.by_name[at];
         Some((idx, &self.tensors[idx]))
     }
@@ -124,11 +111,7 @@ impl Checkpoint {
     /// # Errors
     /// `Io` if the directory cannot be listed.
     pub fn side_files(&self) -> Result<SideFiles> {
-        if self.owns_root {
-            side::list(&self.root)
-        } else {
-            Ok(SideFiles::default())
-        }
+        if self.owns_root { side::list(&self.root) } else { Ok(SideFiles::default()) }
     }
 
     /// Whether the whole directory is the checkpoint, not one file in it.
@@ -150,10 +133,7 @@ impl Checkpoint {
         let at = |i: usize| &self.tensors[self.by_name[i]];
         let twice = (1..self.by_name.len()).find(|&i| at(i - 1).name == at(i).name);
         let Some(i) = twice else { return Ok(()) };
-        let (a, b) = (
-            at(i - 1).shard.min(at(i).shard),
-            at(i - 1).shard.max(at(i).shard),
-        );
+        let (a, b) = (at(i - 1).shard.min(at(i).shard), at(i - 1).shard.max(at(i).shard));
         Err(Error::invalid_checkpoint(format!(
             "{}: tensor {} is in both {} and {}; give the one file or index.json that is meant",
             self.root.display(),
@@ -167,8 +147,7 @@ impl Checkpoint {
     /// whatever a shard holds, and so does this.
     fn check_index(&self, index: &Index) -> Result<()> {
         let lacks = index.weight_map.iter().find(|(tensor, file)| {
-            self.find(tensor)
-                .is_none_or(|(_, info)| self.shards[info.shard].file_name != **file)
+            self.find(tensor).is_none_or(|(_, info)| self.shards[info.shard].file_name != **file)
         });
         let Some((tensor, file)) = lacks else {
             return Ok(());

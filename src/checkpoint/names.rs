@@ -16,11 +16,7 @@ pub(crate) fn shown(name: &str) -> impl fmt::Display + '_ {
             for c in self.0.chars().take(200).flat_map(char::escape_debug) {
                 f.write_char(c)?;
             }
-            f.write_str(if self.0.chars().nth(200).is_some() {
-                "\"..."
-            } else {
-                "\""
-            })
+            f.write_str(if self.0.chars().nth(200).is_some() { "\"..." } else { "\"" })
         }
     }
     Shown(name)
@@ -47,15 +43,9 @@ pub(crate) fn check_plain_name(name: &str) -> Result<(), &'static str> {
     if name.ends_with(['.', ' ']) {
         return Err("ends with a dot or a space, which Windows drops");
     }
-    let stem = name
-        .split('.')
-        .next()
-        .unwrap_or(name)
-        .trim_end()
-        .to_ascii_uppercase();
+    let stem = name.split('.').next().unwrap_or(name).trim_end().to_ascii_uppercase();
     let numbered = |device: &str| {
-        stem.strip_prefix(device)
-            .is_some_and(|n| n.len() == 1 && n.as_bytes()[0].is_ascii_digit())
+        stem.strip_prefix(device).is_some_and(|n| n.len() == 1 && n.as_bytes()[0].is_ascii_digit())
     };
     let device = matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL");
     if device || numbered("COM") || numbered("LPT") {
@@ -89,13 +79,7 @@ mod tests {
 
     #[test]
     fn only_plain_names_pass() {
-        for good in [
-            "config.json",
-            "model-00001-of-00002.safetensors",
-            "a",
-            "..a",
-            "COM.json",
-        ] {
+        for good in ["config.json", "model-00001-of-00002.safetensors", "a", "..a", "COM.json"] {
             assert_eq!(check_plain_name(good), Ok(()), "{good}");
         }
         let long = "x".repeat(256);

@@ -85,25 +85,12 @@ impl Shard {
         }
         let tensors = tensors_of(parsed, shard_idx);
         let stamp = Stamp::of(&metadata);
-        Ok((
-            Shard {
-                file_name,
-                path,
-                header,
-                file_len,
-                file: Arc::new(file),
-                stamp,
-            },
-            tensors,
-        ))
+        Ok((Shard { file_name, path, header, file_len, file: Arc::new(file), stamp }, tensors))
     }
 
     /// Fails if the file was written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        let now = self
-            .file
-            .metadata()
-            .map_err(|e| Error::io("read", &self.path, e))?;
+        let now = self.file.metadata().map_err(|e| Error::io("read", &self.path, e))?;
         if Stamp::of(&now) == self.stamp {
             return Ok(());
         }

@@ -67,17 +67,12 @@ pub(super) fn list(root: &Path) -> Result<SideFiles> {
             Ok(metadata) => match names.insert(&name) {
                 Err(why) => Some(why),
                 Ok(()) => {
-                    out.files.push(SideFile {
-                        name: name.clone(),
-                        path,
-                        len: metadata.len(),
-                    });
+                    out.files.push(SideFile { name: name.clone(), path, len: metadata.len() });
                     None
                 }
             },
         };
-        out.skipped
-            .extend(skip.map(|why| SkippedFile { name, why }));
+        out.skipped.extend(skip.map(|why| SkippedFile { name, why }));
     }
     Ok(out)
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -71,29 +72,20 @@ impl CheckpointWriter {
         let prefix = hidden_prefix(name, "partial");
         let temp = tempfile::Builder::new()
             .prefix(&prefix)
+            // As any new directory: the process's own mask decides.
+            .permissions(fs::Permissions::from_mode(0o777))
             .tempdir_in(parent)
             .map_err(|e| Error::io("create a directory in", parent, e))?;
-        Ok(Self {
-            dir,
-            force,
-            temp,
-            names: NameSet::default(),
-            shards: Vec::new(),
-        })
+        Ok(Self { dir, force, temp, names: NameSet::default(), shards: Vec::new() })
     }
 
     /// Creates the file of `layout` with its header and its full length; gives its index.
     pub(crate) fn start_shard(&mut self, layout: &ShardLayout) -> Result<usize> {
         let mut out = self.create_file(&layout.file_name)?;
-        out.file
-            .set_len(layout.file_len)
-            .map_err(|e| Error::io("extend", &out.path, e))?;
+        out.file.set_len(layout.file_len).map_err(|e| Error::io("extend", &out.path, e))?;
         out.write_at(0, &layout.header)?;
         let data_start = layout.header.len() as u64;
-        let tensors = layout
-            .tensors
-            .iter()
-            .map(|(name, _, n_bytes)| (name.clone(), *n_bytes));
+        let tensors = layout.tensors.iter().map(|(name, _, n_bytes)| (name.clone(), *n_bytes));
         self.shards.push(WrittenShard {
             file_name: layout.file_name.clone(),
             tensors: tensors.collect(),
@@ -109,9 +101,7 @@ impl CheckpointWriter {
     pub(crate) fn write_at(&mut self, shard_idx: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let n = bytes.len() as u64;
         let shard = self.shards.get_mut(shard_idx).filter(|shard| {
-            let fits = offset
-                .checked_add(n)
-                .is_some_and(|end| end <= shard.file_len);
+            let fits = offset.checked_add(n).is_some_and(|end| end <= shard.file_len);
             fits && offset >= shard.data_start && n <= shard.left
         });
         match shard.and_then(|shard| Some((&mut shard.left, shard.out.as_mut()?))) {
@@ -132,9 +122,7 @@ impl CheckpointWriter {
     /// `InvalidCheckpoint` if tensor bytes are missing.
     pub(crate) fn finish_shard(&mut self, shard_idx: usize) -> Result<()> {
         let Some(shard) = self.shards.get_mut(shard_idx) else {
-            return Err(Error::invalid_argument(format!(
-                "there is no output shard {shard_idx}"
-            )));
+            return Err(Error::invalid_argument(format!("there is no output shard {shard_idx}")));
         };
         if shard.left != 0 {
             return Err(Error::invalid_checkpoint(format!(
@@ -225,11 +213,7 @@ impl CheckpointWriter {
         let path = self.temp.path().join(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io("create", &path, e))?;
-        Ok(SyncedFile {
-            file,
-            path,
-            unsynced: 0,
-        })
+        Ok(SyncedFile { file, path, unsynced: 0 })
     }
 }
 
@@ -247,18 +231,14 @@ impl SyncedFile {
             .map_err(|e| Error::io("write", &self.path, e))?;
         self.unsynced += bytes.len() as u64;
         if self.unsynced >= SYNC_BYTES {
-            self.file
-                .sync_data()
-                .map_err(|e| Error::io("sync", &self.path, e))?;
+            self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
             self.unsynced = 0;
         }
         Ok(())
     }
 
     fn finish(self) -> Result<()> {
-        self.file
-            .sync_all()
-            .map_err(|e| Error::io("sync", &self.path, e))
+        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))
     }
 }
 
@@ -285,11 +265,7 @@ fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
         if !force {
             return refuse("is not empty; choose another directory, or --force to replace it");
         }
-        if entry
-            .file_type()
-            .map_err(|e| Error::io("list", dir, e))?
-            .is_dir()
-        {
+        if entry.file_type().map_err(|e| Error::io("list", dir, e))?.is_dir() {
             let name = entry.file_name();
             let name = shown(&name.to_string_lossy()).to_string();
             return refuse(&format!(
@@ -340,9 +316,7 @@ fn remove_flat(dir: &Path) -> Result<()> {
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|e| Error::io("sync", dir, e))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))
 }
 
 fn parent_of(dir: &Path) -> &Path {

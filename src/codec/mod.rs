@@ -20,6 +20,9 @@ pub(crate) enum CodecId {
     Patches = 2,
 }
 
+/// Most rows of a patch strip.
+pub(crate) const MAX_SIDE: usize = 64;
+
 /// A tile's bytes as they lie in a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operand<'a> {
@@ -45,11 +48,7 @@ impl Target {
     /// Bytes of the restored tile. Flat tiles count lanes, matrix tiles elements of whole bytes, so
     /// both are lanes wide.
     pub(crate) fn n_bytes(&self) -> usize {
-        let lane = if self.patch == 0 {
-            self.dtype.lane_bytes()
-        } else {
-            self.dtype.bits() / 8
-        };
+        let lane = if self.patch == 0 { self.dtype.lane_bytes() } else { self.dtype.bits() / 8 };
         self.n_elements() * lane
     }
 }
@@ -107,12 +106,9 @@ pub(crate) const ALL: &[&dyn Codec] = &[&planes::Planes, &patches::Patches];
 /// The codec with this stored code.
 ///
 /// # Errors
-/// `Corrupt` if there is none.
+/// `Incompatible` if there is none.
 pub(crate) fn by_code(code: u16) -> Result<&'static dyn Codec> {
-    ALL.iter()
-        .copied()
-        .find(|c| c.id() as u16 == code)
-        .ok_or_else(|| Error::corrupt(format!("unknown codec {code}")))
+    ALL.iter().copied().find(|c| c.id() as u16 == code).ok_or_else(|| Error::unknown("codec", code))
 }
 
 #[cfg(test)]
@@ -121,10 +117,7 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_never_change() {
-        assert_eq!(
-            ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(),
-            [1, 2]
-        );
+        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(CodecId::Planes as u16, 1);
         assert_eq!(CodecId::Patches as u16, 2);
         assert!(by_code(0).is_err());

@@ -1,4 +1,4 @@
-//! Tiles as quantised DCT patches of mixed bit widths (Delta-DCT, METHODS section 1.8).
+//! Tiles as quantised DCT patches of mixed bit widths.
 //!
 //! A payload decodes alone: it holds its class map, the range of every kept patch, the packed codes
 //! and the factor of its matrix. Byte layout: FORMAT.md section 6.2.
@@ -43,7 +43,7 @@ pub(crate) fn n_patches(n_rows: usize, n_cols: usize, p: usize) -> usize {
 }
 
 /// Bits a code takes in the payload. Widths that do not divide a byte would hide the symbols from the
-/// entropy coder: 5-bit codes packed tight come out a third larger than one a byte (STYLE section 6).
+/// entropy coder: 5-bit codes packed tight come out a third larger than one a byte.
 fn stored_bits(bits: u8) -> u32 {
     match bits {
         1 | 2 | 4 => u32::from(bits),
@@ -87,16 +87,10 @@ impl DeltaStrips<'_> {
         let base = (self.base.dtype, &self.base.bytes[part(&self.base)]);
         convert::subtract(ft, base, &mut scratch.strip);
         scratch.patches.resize(self.n_cols.div_ceil(p) * p * p, 0.0);
-        patch::gather(
-            &scratch.strip,
-            self.n_cols,
-            rows.len(),
-            p,
-            &mut scratch.patches,
-        );
+        patch::gather(&scratch.strip, self.n_cols, rows.len(), p, &mut scratch.patches);
     }
 
-    /// Sum of squares of every patch (METHODS 1.3 E3, whose root ranks alike) and the sum of absolute
+    /// Sum of squares of every patch, whose root ranks alike, and the sum of absolute
     /// values (E8).
     pub(crate) fn scores(&self, p: usize, scratch: &mut Scratch) -> (Vec<f64>, f64) {
         let mut scores = Vec::with_capacity(n_patches(self.n_rows, self.n_cols, p));
@@ -104,17 +98,12 @@ impl DeltaStrips<'_> {
         for (_, rows) in strips(self.n_rows, p) {
             self.load(&rows, p, scratch);
             sum_abs += quantise::sum_abs(&scratch.strip);
-            scores.extend(
-                scratch
-                    .patches
-                    .chunks_exact(p * p)
-                    .map(quantise::sum_squares),
-            );
+            scores.extend(scratch.patches.chunks_exact(p * p).map(quantise::sum_squares));
         }
         (scores, sum_abs)
     }
 
-    /// Sum of absolute values of what these decisions decode to, before the factor (METHODS 1.4 D4).
+    /// Sum of absolute values of what these decisions decode to, before the factor.
     pub(crate) fn decoded_magnitude(&self, d: &Decisions<'_>, scratch: &mut Scratch) -> f64 {
         let dct = scratch.take_dct(d.p);
         let area = d.p * d.p;
@@ -132,23 +121,9 @@ impl DeltaStrips<'_> {
                     continue;
                 }
                 let range = quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes);
-                restore_patch(
-                    &dct,
-                    d.exponent,
-                    range,
-                    bits,
-                    &codes,
-                    values,
-                    &mut scratch.work,
-                );
+                restore_patch(&dct, d.exponent, range, bits, &codes, values, &mut scratch.work);
             }
-            patch::scatter(
-                &scratch.patches,
-                self.n_cols,
-                rows.len(),
-                d.p,
-                &mut scratch.strip,
-            );
+            patch::scatter(&scratch.patches, self.n_cols, rows.len(), d.p, &mut scratch.strip);
             sum += quantise::sum_abs(&scratch.strip);
         }
         scratch.codes = codes;
@@ -174,14 +149,7 @@ impl DeltaStrips<'_> {
                 if bits == 0 {
                     continue;
                 }
-                ranges.push(quantise_patch(
-                    &dct,
-                    d,
-                    bits,
-                    values,
-                    &mut scratch.work,
-                    &mut codes,
-                ));
+                ranges.push(quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes));
                 pack::pack(&codes, stored_bits(bits), &mut streams[class]);
             }
         }
@@ -213,7 +181,7 @@ fn write_payload(d: &Decisions<'_>, ranges: &[(f16, f16)], streams: &[Vec<u8>], 
 }
 
 /// Transforms a patch in place and quantises it between its own extremes, narrowed outwards to f16 so
-/// that no coefficient falls outside (METHODS 1.3 E5 E6, 1.8).
+/// that no coefficient falls outside.
 fn quantise_patch(
     dct: &Dct,
     d: &Decisions<'_>,
@@ -225,10 +193,7 @@ fn quantise_patch(
     dct.forward(values, work);
     let (lo, hi) = quantise::min_max(values);
     let down = power_of_two(-d.exponent);
-    let range = (
-        quantise::f16_at_most(lo * down),
-        quantise::f16_at_least(hi * down),
-    );
+    let range = (quantise::f16_at_most(lo * down), quantise::f16_at_least(hi * down));
     let (lo, hi) = widen(d.exponent, range);
     quantise::quantise(values, lo, hi, u32::from(bits), codes);
     range
@@ -239,7 +204,7 @@ fn widen(exponent: i16, range: (f16, f16)) -> (f32, f32) {
     (range.0.to_f32() * up, range.1.to_f32() * up)
 }
 
-/// Dequantises a patch and transforms it back (METHODS 1.4 D1 D2).
+/// Dequantises a patch and transforms it back.
 fn restore_patch(
     dct: &Dct,
     exponent: i16,
@@ -274,9 +239,7 @@ impl<'a> Payload<'a> {
         let p = usize::from(r.u8()?);
         let n_classes = usize::from(r.u8()?);
         if !SIDES.contains(&p) || p != target.patch || !(1..=MAX_CLASSES).contains(&n_classes) {
-            return Err(Error::corrupt(
-                "patch side or class count is not the tile's",
-            ));
+            return Err(Error::corrupt("patch side or class count is not the tile's"));
         }
         let bits = r.take(n_classes)?;
         if bits.iter().any(|b| *b > MAX_BITS) {
@@ -310,24 +273,13 @@ impl<'a> Payload<'a> {
             streams.push(r.take(count * p * p * width / 8)?);
         }
         r.end()?;
-        Ok(Self {
-            p,
-            bits,
-            exponent,
-            factor,
-            classes,
-            ranges,
-            n_kept,
-            streams,
-        })
+        Ok(Self { p, bits, exponent, factor, classes, ranges, n_kept, streams })
     }
 
     fn range(&self, k: usize) -> Result<(f16, f16)> {
         let byte = |plane: usize| self.ranges[plane * self.n_kept + k];
-        let range = (
-            f16::from_le_bytes([byte(0), byte(1)]),
-            f16::from_le_bytes([byte(2), byte(3)]),
-        );
+        let range =
+            (f16::from_le_bytes([byte(0), byte(1)]), f16::from_le_bytes([byte(2), byte(3)]));
         if range.0.is_finite() && range.1.is_finite() {
             return Ok(range);
         }
@@ -376,6 +328,10 @@ impl Codec for Patches {
                 let (codes, rest) = payload.streams[class].split_at(area * width as usize / 8);
                 payload.streams[class] = rest;
                 pack::unpack(codes, width, &mut scratch.codes);
+                let most = u8::MAX >> (MAX_BITS - bits);
+                if width != u32::from(bits) && scratch.codes.iter().any(|c| *c > most) {
+                    return Err(Error::corrupt("a code exceeds its bits"));
+                }
                 let range = payload.range(k)?;
                 k += 1;
                 restore_patch(

@@ -66,9 +66,7 @@ impl Codec for Planes {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<()> {
-        let (mode, body) = payload
-            .split_first()
-            .ok_or_else(|| Error::corrupt("empty payload"))?;
+        let (mode, body) = payload.split_first().ok_or_else(|| Error::corrupt("empty payload"))?;
         let lane = Lane::of(target.dtype);
         let base = base.map(|b| base_as(b, target.dtype, &mut scratch.bytes));
         match (*mode, base) {
@@ -96,12 +94,7 @@ mod tests {
         base: Option<Operand<'_>>,
         n: usize,
     ) -> Result<Vec<u8>> {
-        let target = Target {
-            dtype,
-            n_rows: 1,
-            n_cols: n / dtype.lane_bytes(),
-            patch: 0,
-        };
+        let target = Target { dtype, n_rows: 1, n_cols: n / dtype.lane_bytes(), patch: 0 };
         let mut out = vec![0; target.n_bytes()];
         Planes.decode(payload, &target, base, &mut Scratch::default(), &mut out)?;
         Ok(out)
@@ -143,10 +136,7 @@ mod tests {
 
     #[test]
     fn payloads_that_do_not_fit_are_corrupt() {
-        let base = Operand {
-            dtype: DType::F32,
-            bytes: &[0; 8],
-        };
+        let base = Operand { dtype: DType::F32, bytes: &[0; 8] };
         for (payload, base) in [
             (&[][..], Some(base)),
             (&[EQUAL][..], None),

@@ -10,9 +10,8 @@ use std::f32::consts::SQRT_2;
 // SECANT_N[j] = 1 / (2 cos(pi (2 j + 1) / (2 N))), from 200-bit arithmetic.
 const SECANT_4: [f32; 2] = [0.5411961, 1.306563];
 const SECANT_8: [f32; 4] = [0.5097956, 0.6013449, 0.8999762, 2.5629156];
-const SECANT_16: [f32; 8] = [
-    0.5024193, 0.5224986, 0.56694406, 0.6468218, 0.7881546, 1.0606776, 1.7224472, 5.1011486,
-];
+const SECANT_16: [f32; 8] =
+    [0.5024193, 0.5224986, 0.56694406, 0.6468218, 0.7881546, 1.0606776, 1.7224472, 5.1011486];
 /// For the caller that splits 32 rows into twice 16.
 pub(super) const SECANT_32: [f32; 16] = [
     0.500603, 0.50547093, 0.5154473, 0.5310426, 0.5531039, 0.582935, 0.6225041, 0.6748083,
@@ -24,10 +23,21 @@ fn forward_2([a, b]: [f32; 2]) -> [f32; 2] {
     [a + b, a - b]
 }
 
+/// A transform of `N` numbers. A trait and not a function passed along, since a closure cannot be
+/// `#[inline(always)]` and without that the vector clones would call baseline code.
+pub(super) trait Transform<const N: usize> {
+    fn apply(x: [f32; N]) -> [f32; N];
+}
+
+/// The DCT-II.
+pub(super) struct Forward;
+/// Its transpose.
+pub(super) struct Inverse;
+
 macro_rules! butterflies {
     ($n:literal, $forward:ident, $inverse:ident, $half_forward:path, $half_inverse:path, $secant:ident) => {
         #[inline(always)]
-        pub(super) fn $forward(x: [f32; $n]) -> [f32; $n] {
+        fn $forward(x: [f32; $n]) -> [f32; $n] {
             const HALF: usize = $n / 2;
             let (mut even, mut odd) = ([0.0; HALF], [0.0; HALF]);
             for j in 0..HALF {
@@ -39,26 +49,18 @@ macro_rules! butterflies {
             let mut y = [0.0; $n];
             for k in 0..HALF {
                 y[2 * k] = even[k];
-                y[2 * k + 1] = if k + 1 < HALF {
-                    odd[k] + odd[k + 1]
-                } else {
-                    odd[k]
-                };
+                y[2 * k + 1] = if k + 1 < HALF { odd[k] + odd[k + 1] } else { odd[k] };
             }
             y
         }
 
         #[inline(always)]
-        pub(super) fn $inverse(y: [f32; $n]) -> [f32; $n] {
+        fn $inverse(y: [f32; $n]) -> [f32; $n] {
             const HALF: usize = $n / 2;
             let (mut even, mut odd) = ([0.0; HALF], [0.0; HALF]);
             for k in 0..HALF {
                 even[k] = y[2 * k];
-                odd[k] = if k > 0 {
-                    y[2 * k + 1] + y[2 * k - 1]
-                } else {
-                    y[1] * SQRT_2
-                };
+                odd[k] = if k > 0 { y[2 * k + 1] + y[2 * k - 1] } else { y[1] * SQRT_2 };
             }
             let (even, odd) = ($half_inverse(even), $half_inverse(odd));
             let mut x = [0.0; $n];
@@ -68,6 +70,20 @@ macro_rules! butterflies {
                 x[$n - 1 - j] = even[j] - product;
             }
             x
+        }
+
+        impl Transform<$n> for Forward {
+            #[inline(always)]
+            fn apply(x: [f32; $n]) -> [f32; $n] {
+                $forward(x)
+            }
+        }
+
+        impl Transform<$n> for Inverse {
+            #[inline(always)]
+            fn apply(y: [f32; $n]) -> [f32; $n] {
+                $inverse(y)
+            }
         }
     };
 }

@@ -305,11 +305,7 @@ mod tests {
     fn f64_differences_are_taken_in_f64() {
         let (a, b) = (1.0f64 + 1e-12, 1.0f64);
         let mut out = [0.0];
-        subtract(
-            (DType::F64, &a.to_le_bytes()),
-            (DType::F64, &b.to_le_bytes()),
-            &mut out,
-        );
+        subtract((DType::F64, &a.to_le_bytes()), (DType::F64, &b.to_le_bytes()), &mut out);
         assert_eq!(out[0], (a - b) as f32);
     }
 

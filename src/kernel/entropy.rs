@@ -43,11 +43,7 @@ fn log2(x: u64) -> u64 {
         return 0;
     };
     // The mantissa in 1..2, with 31 fraction bits.
-    let mut mantissa = if whole > 31 {
-        x >> (whole - 31)
-    } else {
-        x << (31 - whole)
-    };
+    let mut mantissa = if whole > 31 { x >> (whole - 31) } else { x << (31 - whole) };
     let mut log = u64::from(whole);
     for _ in 0..FRACTION {
         mantissa = (mantissa * mantissa) >> 31;

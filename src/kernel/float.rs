@@ -35,11 +35,7 @@ fn round_to_odd(x: f64) -> f32 {
     let too_far = u32::from(back.abs() > x.abs());
     let odd = f32::from_bits(near.to_bits().wrapping_sub(too_far) | 1);
     // NaN compares unequal to itself and must keep its bits.
-    if back == x || near.is_nan() {
-        near
-    } else {
-        odd
-    }
+    if back == x || near.is_nan() { near } else { odd }
 }
 
 /// Magnitude bits of a format with `M` mantissa bits and exponent bias `BIAS` to f32; its own
@@ -59,18 +55,12 @@ fn widen<const M: u32, const BIAS: u32>(mag: u32) -> f32 {
 fn narrow<const M: u32, const BIAS: u32>(mag: u32) -> u32 {
     let shift = 23 - M;
     let odd = (mag >> shift) & 1;
-    let normal = mag
-        .wrapping_sub((127 - BIAS) << 23)
-        .wrapping_add((1 << (shift - 1)) - 1 + odd);
+    let normal = mag.wrapping_sub((127 - BIAS) << 23).wrapping_add((1 << (shift - 1)) - 1 + odd);
     // Adding a number whose last bit is worth one subnormal unit makes the adder round for us.
     let magic = (128 - BIAS + shift) << 23;
     let sum = f32::from_bits(mag) + f32::from_bits(magic);
     let subnormal = sum.to_bits().wrapping_sub(magic);
-    if mag < (128 - BIAS) << 23 {
-        subnormal
-    } else {
-        normal >> shift
-    }
+    if mag < (128 - BIAS) << 23 { subnormal } else { normal >> shift }
 }
 
 const INF: u32 = 0x7f80_0000;
@@ -143,11 +133,7 @@ impl Format for Bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         // A NaN is made quiet: cutting its payload alone could leave an infinity.
         let nan = bits >> 16 | 0x40;
-        let code = if bits & !(1 << 31) > INF {
-            nan
-        } else {
-            rounded
-        };
+        let code = if bits & !(1 << 31) > INF { nan } else { rounded };
         (code as u16).to_le_bytes()
     }
 }
@@ -242,10 +228,7 @@ mod tests {
             assert_eq!(wide.to_bits(), u32::from(code) << 16);
             let quiet = if b.is_nan() { code | 0x40 } else { code };
             assert_eq!(Bf16::from_f32(wide), quiet.to_le_bytes());
-            assert_eq!(
-                Bf16::from_f64(Bf16::to_f64(code.to_le_bytes())),
-                quiet.to_le_bytes()
-            );
+            assert_eq!(Bf16::from_f64(Bf16::to_f64(code.to_le_bytes())), quiet.to_le_bytes());
         }
     }
 

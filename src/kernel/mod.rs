@@ -23,15 +23,32 @@ fn simd_enabled() -> bool {
 /// Declares `fn name(args)` that runs `body(args)` in the widest clone this machine supports.
 /// `body` must be `#[inline(always)]`, or a clone would call the one baseline copy of it.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:path;) => {
         $(#[$meta])*
-        pub fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[multiversion::multiversion(targets(
                 "x86_64+avx512f+avx512bw+avx512vl+avx512dq+avx2+bmi1+bmi2+lzcnt+popcnt",
                 "x86_64+avx2+bmi1+bmi2+lzcnt+popcnt",
                 "aarch64+neon",
             ))]
             fn widest($($arg: $ty),*) $(-> $ret)? {
+                $body($($arg),*)
+            }
+            if $crate::kernel::simd_enabled() { widest($($arg),*) } else { $body($($arg),*) }
+        }
+    };
+}
+
+/// The same with clones of at most 256 bits, for kernels that wider vectors make slower.
+macro_rules! vectorised_256 {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:path;) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) {
+            #[multiversion::multiversion(targets(
+                "x86_64+avx2+bmi1+bmi2+lzcnt+popcnt",
+                "aarch64+neon",
+            ))]
+            fn widest($($arg: $ty),*) {
                 $body($($arg),*)
             }
             if $crate::kernel::simd_enabled() { widest($($arg),*) } else { $body($($arg),*) }
@@ -56,9 +73,7 @@ pub mod select;
 #[cfg(test)]
 fn both_ways<T>(mut f: impl FnMut() -> T) -> (T, T) {
     static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _guard = LOCK
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _guard = LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     set_simd(true);
     let wide = f();
     set_simd(false);

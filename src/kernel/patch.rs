@@ -10,11 +10,7 @@ pub fn gather(strip: &[f32], n_cols: usize, n_rows: usize, p: usize, patches: &m
     if n_cols == 0 || p == 0 {
         return;
     }
-    for (k, patch) in patches
-        .chunks_exact_mut(p * p)
-        .take(n_cols.div_ceil(p))
-        .enumerate()
-    {
+    for (k, patch) in patches.chunks_exact_mut(p * p).take(n_cols.div_ceil(p)).enumerate() {
         let width = p.min(n_cols - k * p);
         let (rows, below) = patch.split_at_mut(n_rows.min(p) * p);
         for (to, from) in rows.chunks_exact_mut(p).zip(strip.chunks_exact(n_cols)) {
@@ -31,11 +27,7 @@ pub fn scatter(patches: &[f32], n_cols: usize, n_rows: usize, p: usize, strip: &
     if n_cols == 0 || p == 0 {
         return;
     }
-    for (k, patch) in patches
-        .chunks_exact(p * p)
-        .take(n_cols.div_ceil(p))
-        .enumerate()
-    {
+    for (k, patch) in patches.chunks_exact(p * p).take(n_cols.div_ceil(p)).enumerate() {
         let width = p.min(n_cols - k * p);
         let rows = patch.chunks_exact(p).take(n_rows);
         for (from, to) in rows.zip(strip.chunks_exact_mut(n_cols)) {
@@ -56,12 +48,7 @@ mod tests {
         gather(&strip, 5, 2, 4, &mut patches);
         assert_eq!(patches[..8], [1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0]);
         assert_eq!(patches[16..24], [5.0, 0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0]);
-        assert!(
-            patches[8..16]
-                .iter()
-                .chain(&patches[24..])
-                .all(|&x| x == 0.0)
-        );
+        assert!(patches[8..16].iter().chain(&patches[24..]).all(|&x| x == 0.0));
     }
 
     proptest! {

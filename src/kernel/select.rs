@@ -31,9 +31,7 @@ pub fn classes_by_rank(scores: &[f64], shares: &[f64], out: &mut [u8]) {
 
 fn stronger_first(scores: &[f64], i: u32, j: u32) -> Ordering {
     let (a, b) = (scores[i as usize], scores[j as usize]);
-    let by_score = b
-        .partial_cmp(&a)
-        .unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
+    let by_score = b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()));
     by_score.then(i.cmp(&j))
 }
 
@@ -53,11 +51,7 @@ mod tests {
         check(&[1.0, 3.0, 2.0, 4.0], &[0.5, 0.5], &[1, 0, 1, 0]);
         check(&[1.0; 5], &[0.5, 0.5], &[0, 0, 1, 1, 1]);
         check(&[-0.0, 0.0], &[0.5, 0.5], &[0, 1]);
-        check(
-            &[f64::NAN, f64::NEG_INFINITY, 0.0],
-            &[0.67, 0.33],
-            &[1, 0, 0],
-        );
+        check(&[f64::NAN, f64::NEG_INFINITY, 0.0], &[0.67, 0.33], &[1, 0, 0]);
         check(&[5.0, 4.0, 3.0], &[0.34, 0.33, 0.33], &[0, 1, 2]);
         check(&[5.0, 4.0, 3.0], &[2.0, 9.0], &[0, 0, 0]);
         check(&[5.0, 4.0], &[0.0, 0.0], &[1, 1]);

@@ -23,10 +23,7 @@ pub(crate) fn encode(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Result<()> {
-    let label = Label {
-        codec: CodecId::Planes as u16,
-        ..label
-    };
+    let label = Label { codec: CodecId::Planes as u16, ..label };
     let mut payload = std::mem::take(&mut scratch.codes);
     payload.clear();
     let result = match base {
@@ -85,13 +82,7 @@ fn whole_may_win(
     // Byte positions of a lane have statistics of their own, as the planes will.
     let estimate: u64 = (0..lane)
         .map(|k| {
-            let plane: Vec<u8> = tile
-                .bytes
-                .iter()
-                .skip(k)
-                .step_by(lane * 8)
-                .copied()
-                .collect();
+            let plane: Vec<u8> = tile.bytes.iter().skip(k).step_by(lane * 8).copied().collect();
             coded_bytes(&histogram(&plane)) * 8
         })
         .sum();

@@ -24,17 +24,12 @@ pub(crate) enum MethodId {
 }
 
 /// Names of stored methods, as the command line and reports use them.
-const NAMES: &[(MethodId, &str)] = &[
-    (MethodId::Lossless, "lossless"),
-    (MethodId::DeltaDct, "delta-dct"),
-];
+const NAMES: &[(MethodId, &str)] =
+    &[(MethodId::Lossless, "lossless"), (MethodId::DeltaDct, "delta-dct")];
 
 /// The name of a stored method.
 pub(crate) fn name_of(code: u16) -> &'static str {
-    NAMES
-        .iter()
-        .find(|(id, _)| *id as u16 == code)
-        .map_or("unknown", |(_, name)| name)
+    NAMES.iter().find(|(id, _)| *id as u16 == code).map_or("unknown", |(_, name)| name)
 }
 
 /// How a fine-tune is to be stored.
@@ -95,7 +90,7 @@ pub(crate) struct MatrixPlan {
     starts: Vec<usize>,
     classes: Vec<u8>,
     exponent: i16,
-    /// Mean absolute value of the delta (METHODS 1.3 E8).
+    /// Mean absolute value of the delta, to which rescaling brings a matrix.
     mean_abs: f64,
     factor: f32,
 }

@@ -1,5 +1,5 @@
 //! Which tensors are stored with loss: by default the 2-D (or stacked 2-D) weights of linear layers
-//! inside blocks, as BitDelta, Delta-CoMe and UltraDelta choose them (METHODS section 0.2).
+//! inside blocks, as BitDelta, Delta-CoMe and UltraDelta choose them.
 
 use regex::Regex;
 
@@ -7,15 +7,8 @@ use crate::error::{Error, Result};
 use crate::tensor::DType;
 
 /// Weights that are tables, norms or heads although they have two dimensions.
-const NOT_LINEAR: &[&str] = &[
-    "norm",
-    "embed",
-    "bias",
-    "lm_head",
-    "classifier",
-    "position",
-    "rotary",
-];
+const NOT_LINEAR: &[&str] =
+    &["norm", "embed", "bias", "lm_head", "classifier", "position", "rotary"];
 
 /// The choice of lossy tensors.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +36,15 @@ impl Policy {
             include: include.map(|t| regex("include", t)).transpose()?,
             exclude: exclude.map(|t| regex("exclude", t)).transpose()?,
         })
+    }
+
+    /// Its settings that differ from the default, as typed.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let setting = |name: &str, regex: &Option<Regex>| {
+            regex.as_ref().map(|r| (name.to_owned(), r.as_str().to_owned()))
+        };
+        let all = [setting("include", &self.include), setting("exclude", &self.exclude)];
+        all.into_iter().flatten().collect()
     }
 
     /// Whether a tensor of this name, dtype and shape is stored with loss.
@@ -73,23 +75,11 @@ mod tests {
     fn linear_weights_of_blocks_are_lossy_and_the_rest_is_not() {
         let policy = Policy::default();
         for (name, shape, lossy) in [
-            (
-                "model.layers.0.self_attn.q_proj.weight",
-                &[64, 64][..],
-                true,
-            ),
+            ("model.layers.0.self_attn.q_proj.weight", &[64, 64][..], true),
             ("bert.encoder.layer.3.output.dense.weight", &[64, 64], true),
             ("transformer.h.1.attn.c_attn.weight", &[64, 192], true),
-            (
-                "model.layers.0.mlp.experts.gate_up_proj",
-                &[8, 64, 64],
-                true,
-            ),
-            (
-                "visual.transformer.resblocks.4.attn.in_proj_weight",
-                &[192, 64],
-                true,
-            ),
+            ("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 64], true),
+            ("visual.transformer.resblocks.4.attn.in_proj_weight", &[192, 64], true),
             ("model.embed_tokens.weight", &[99, 64], false),
             ("lm_head.weight", &[99, 64], false),
             ("model.layers.0.input_layernorm.weight", &[64], false),

@@ -36,14 +36,8 @@ impl Needs {
     /// # Errors
     /// `InvalidArgument` with the least that is needed.
     pub(crate) fn width(&self, max_memory: u64, threads: usize) -> Result<Width> {
-        let mut width = Width {
-            workers: threads.max(1),
-            permits: 1,
-        };
-        while self.total(Width {
-            permits: width.workers,
-            ..width
-        }) > max_memory
+        let mut width = Width { workers: threads.max(1), permits: 1 };
+        while self.total(Width { permits: width.workers, ..width }) > max_memory
             && width.workers > 1
         {
             width.workers -= 1;
@@ -55,10 +49,7 @@ impl Needs {
                 max_memory >> 20
             )));
         }
-        let wider = |w: Width| Width {
-            permits: w.permits + 1,
-            ..w
-        };
+        let wider = |w: Width| Width { permits: w.permits + 1, ..w };
         while width.permits < width.workers * PERMITS_PER_WORKER + 1
             && self.total(wider(width)) <= max_memory
         {
@@ -91,11 +82,7 @@ pub(crate) fn default_threads() -> usize {
 mod tests {
     use super::*;
 
-    const NEEDS: Needs = Needs {
-        resident: 1 << 20,
-        tile: 16 << 20,
-        worker: 8 << 20,
-    };
+    const NEEDS: Needs = Needs { resident: 1 << 20, tile: 16 << 20, worker: 8 << 20 };
 
     #[test]
     fn more_memory_never_means_fewer_tiles() {

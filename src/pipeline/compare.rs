@@ -32,18 +32,8 @@ pub fn compare(
         let source = Source::new(&checkpoint, &resources.map)?;
         Ok::<_, Error>((checkpoint, source))
     };
-    let sides = Sides {
-        a: open(a)?,
-        b: open(b)?,
-        base: base.map(open).transpose()?,
-    };
-    let tensors: Vec<_> = sides
-        .a
-        .0
-        .tensors()
-        .iter()
-        .map(|t| sides.match_up(t))
-        .collect();
+    let sides = Sides { a: open(a)?, b: open(b)?, base: base.map(open).transpose()? };
+    let tensors: Vec<_> = sides.a.0.tensors().iter().map(|t| sides.match_up(t)).collect();
     let mut sums = vec![Sums::default(); tensors.len()];
     let total = sides.a.0.total_bytes();
     let mut done = 0;
@@ -54,10 +44,7 @@ pub fn compare(
         .flat_map(|(i, m)| (0..m.tiling.len()).map(move |tile| (i, tile)));
     run_ordered(
         width,
-        || {
-            jobs.next()
-                .map(|(i, tile)| sides.read(&tensors[i], i, tile))
-        },
+        || jobs.next().map(|(i, tile)| sides.read(&tensors[i], i, tile)),
         || Ok(Vec::new()),
         |buffer, job| Ok((job.tensor, job.a.len() as u64, job.sums(buffer))),
         |(i, n, part)| {
@@ -116,21 +103,13 @@ struct Job {
 
 fn needs(a: &Checkpoint) -> Needs {
     let tile = |t: &TensorInfo| {
-        let tiling = Tiling::flat(
-            t.n_bytes / t.dtype.lane_bytes() as u64,
-            t.dtype.lane_bytes(),
-            0,
-        );
+        let tiling = Tiling::flat(t.n_bytes / t.dtype.lane_bytes() as u64, t.dtype.lane_bytes(), 0);
         // Both sides, and a base of at most eight bytes an element.
         tiling.max_elements() * (2 * t.dtype.lane_bytes() as u64 + 8)
     };
     let tile = a.tensors().iter().map(tile).max().unwrap_or(0);
     let headers: u64 = a.shards().iter().map(|s| s.header.len() as u64).sum();
-    Needs {
-        resident: 24 * headers,
-        tile,
-        worker: (STEP * 8) as u64,
-    }
+    Needs { resident: 24 * headers, tile, worker: (STEP * 8) as u64 }
 }
 
 impl Sides {
@@ -138,20 +117,9 @@ impl Sides {
         let alike = |o: &&TensorInfo| o.dtype == t.dtype && o.shape == t.shape;
         let b = self.b.0.find(&t.name).map(|f| f.1).filter(alike);
         let base = self.base.as_ref().and_then(|base| base.0.find(&t.name));
-        let base = base
-            .map(|f| f.1)
-            .filter(|o| o.shape == t.shape && o.dtype.is_float());
-        let n = if b.is_some() {
-            t.n_bytes / t.dtype.lane_bytes() as u64
-        } else {
-            0
-        };
-        Match {
-            a: t,
-            b,
-            base,
-            tiling: Tiling::flat(n, t.dtype.lane_bytes(), 0),
-        }
+        let base = base.map(|f| f.1).filter(|o| o.shape == t.shape && o.dtype.is_float());
+        let n = if b.is_some() { t.n_bytes / t.dtype.lane_bytes() as u64 } else { 0 };
+        Match { a: t, b, base, tiling: Tiling::flat(n, t.dtype.lane_bytes(), 0) }
     }
 
     fn read(&self, m: &Match<'_>, tensor: usize, tile: u64) -> Result<Job> {
@@ -166,20 +134,13 @@ impl Sides {
             window.populate();
             Ok::<_, Error>(window)
         };
-        let b =
-            m.b.ok_or_else(|| Error::invalid_argument("nothing to compare with"))?;
+        let b = m.b.ok_or_else(|| Error::invalid_argument("nothing to compare with"))?;
         let base = match (&self.base, m.base) {
             (Some(side), Some(t)) if m.a.dtype.is_float() => Some((t.dtype, window(side, t)?)),
             _ => None,
         };
         let (a, b) = (window(&self.a, m.a)?, window(&self.b, b)?);
-        Ok(Job {
-            tensor,
-            dtype: m.a.dtype,
-            a,
-            b,
-            base,
-        })
+        Ok(Job { tensor, dtype: m.a.dtype, a, b, base })
     }
 
     fn report(&self, tensors: &[Match<'_>], sums: &[Sums], started: Instant) -> CompareReport {
@@ -199,12 +160,7 @@ impl Sides {
                 }
             })
             .collect();
-        let only_b = self
-            .b
-            .0
-            .tensors()
-            .iter()
-            .filter(|t| self.a.0.find(&t.name).is_none());
+        let only_b = self.b.0.tensors().iter().filter(|t| self.a.0.find(&t.name).is_none());
         list.extend(only_b.map(|t| TensorDifference {
             name: t.name.clone(),
             identical: false,

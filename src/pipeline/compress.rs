@@ -98,26 +98,14 @@ impl Inputs {
         pair.find_aliases(&ft, &ft_source)?;
         let side_files = ft.side_files()?;
         let skipped = side_files.skipped.iter();
-        pair.notes
-            .extend(skipped.map(|s| format!("{} {}; it is not carried", s.name, s.why)));
-        Ok(Self {
-            ft,
-            base,
-            ft_source,
-            base_source,
-            pair,
-            side_files: side_files.files,
-            name,
-        })
+        pair.notes.extend(skipped.map(|s| format!("{} {}; it is not carried", s.name, s.why)));
+        Ok(Self { ft, base, ft_source, base_source, pair, side_files: side_files.files, name })
     }
 
     fn refuse_alias(&self, output: &Path) -> Result<()> {
         for (what, checkpoint) in [("fine-tune", &self.ft), ("base", &self.base)] {
             if checkpoint::aliases(output, checkpoint) {
-                let text = format!(
-                    "{} lies in the {what}; choose another place",
-                    output.display()
-                );
+                let text = format!("{} lies in the {what}; choose another place", output.display());
                 return Err(Error::invalid_argument(text));
             }
         }
@@ -135,9 +123,7 @@ impl Inputs {
         for (t, p) in self.ft.tensors().iter().zip(&self.pair.items) {
             let n = p.tiling.max_elements();
             let bytes = n * t.dtype.lane_bytes() as u64;
-            let base = p
-                .base
-                .map_or(0, |b| n * self.base.tensors()[b].dtype.lane_bytes() as u64);
+            let base = p.base.map_or(0, |b| n * self.base.tensors()[b].dtype.lane_bytes() as u64);
             let restored = if p.item.lossy { bytes } else { 0 };
             tile = tile.max(bytes + base + restored + bytes + (bytes >> 7) + 4096);
             let patch = u64::from(p.item.patch);
@@ -151,11 +137,7 @@ impl Inputs {
         }
         let headers: u64 = self.ft.shards().iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.pair.items.iter().map(|p| p.tiling.len()).sum();
-        Needs {
-            resident: 8 * headers + 32 * tiles + survey,
-            tile,
-            worker,
-        }
+        Needs { resident: 8 * headers + 32 * tiles + survey, tile, worker }
     }
 
     fn head(&self, options: &CompressOptions) -> Head {
@@ -164,14 +146,11 @@ impl Inputs {
             file_len: s.file_len,
             header: s.header.clone(),
         };
-        let side_file = |f: &checkpoint::SideFile| SideFile {
-            name: f.name.clone(),
-            len: f.len,
-        };
+        let side_file = |f: &checkpoint::SideFile| SideFile { name: f.name.clone(), len: f.len };
         Head {
             name: self.name.clone(),
             method: options.method.id() as u16,
-            settings: options.method.settings(),
+            settings: options.settings(),
             seed: options.seed,
             tool: concat!("delta-stream ", env!("CARGO_PKG_VERSION")).to_owned(),
             has_index: self.ft.has_index(),
@@ -184,15 +163,8 @@ impl Inputs {
 
 fn default_name(ft: &Path) -> String {
     let full = std::fs::canonicalize(ft).unwrap_or_else(|_| ft.to_owned());
-    let name = if full.is_dir() {
-        full.file_name()
-    } else {
-        full.file_stem()
-    };
-    name.map_or_else(
-        || "variant".to_owned(),
-        |n| n.to_string_lossy().into_owned(),
-    )
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    name.map_or_else(|| "variant".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 fn run(
@@ -202,11 +174,7 @@ fn run(
     observer: &dyn Observer,
     started: Instant,
 ) -> Result<CompressReport> {
-    inputs
-        .pair
-        .notes
-        .iter()
-        .for_each(|note| observer.note(note));
+    inputs.pair.notes.iter().for_each(|note| observer.note(note));
     let head = writer.write_head(&inputs.head(options))?;
     let mut sink = CompressSink::new(inputs, writer);
     encode_all(inputs, options, observer, &mut sink)?;
@@ -214,18 +182,13 @@ fn run(
     for checkpoint in [&inputs.ft, &inputs.base] {
         checkpoint.check_unchanged()?;
     }
-    let CompressSink {
-        writer, mut seals, ..
-    } = sink;
+    let CompressSink { writer, mut seals, .. } = sink;
     for i in 0..seals.len() {
         if let Origin::Alias(of) = inputs.pair.items[i].item.origin {
             seals[i].restored_hash = seals[of as usize].restored_hash;
         }
     }
-    let seal = Seal {
-        tensors: seals,
-        blobs,
-    };
+    let seal = Seal { tensors: seals, blobs };
     let archive_bytes = writer.commit(&inputs.name, head, &seal)?;
     Ok(report(inputs, options, &seal, archive_bytes, started))
 }
@@ -236,13 +199,8 @@ fn encode_all(
     observer: &dyn Observer,
     sink: &mut CompressSink<'_>,
 ) -> Result<()> {
-    let width = inputs
-        .needs()
-        .width(options.resources.max_memory, options.resources.threads)?;
-    let units = units(
-        &inputs.pair,
-        options.method.lossy().map_or(0, |m| m.n_passes()),
-    );
+    let width = inputs.needs().width(options.resources.max_memory, options.resources.threads)?;
+    let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
     let stage = EncodeStage {
         ft: &inputs.ft,
         pair: &inputs.pair,
@@ -313,19 +271,13 @@ impl<'a> CompressSink<'a> {
                 seal.restored_hash = TensorHasher::default().finish().1;
             }
         }
-        Self {
-            inputs,
-            writer,
-            seals,
-            hasher: TensorHasher::default(),
-        }
+        Self { inputs, writer, seals, hasher: TensorHasher::default() }
     }
 
     /// Writes one tile; returns the buffers to be used again.
     fn write(&mut self, tensor: usize, tile: EncodedTile) -> Result<Vec<Vec<u8>>> {
         let offset = self.writer.write(&tile.frame)?;
-        self.hasher
-            .update(tile.base.as_deref(), tile.restored.bytes());
+        self.hasher.update(tile.base.as_deref(), tile.restored.bytes());
         let seal = &mut self.seals[tensor];
         if tile.part == 0 {
             seal.offset = offset;
@@ -354,19 +306,14 @@ fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<B
     let mut blobs = Vec::new();
     for (item, side_file) in inputs.side_files.iter().enumerate() {
         let failed = |e| Error::io("read", &side_file.path, e);
-        let mut file = std::fs::File::open(&side_file.path)
-            .map_err(failed)?
-            .take(side_file.len);
+        let mut file = std::fs::File::open(&side_file.path).map_err(failed)?.take(side_file.len);
         let mut blob = BlobSeal::default();
         let mut hash = Xxh3::new();
         let mut piece = Vec::new();
         let mut left = side_file.len;
         while left > 0 {
             piece.clear();
-            let n = (&mut file)
-                .take(BLOB_PIECE as u64)
-                .read_to_end(&mut piece)
-                .map_err(failed)?;
+            let n = (&mut file).take(BLOB_PIECE as u64).read_to_end(&mut piece).map_err(failed)?;
             if n == 0 {
                 let text = format!("{} shrank while it was read", side_file.path.display());
                 return Err(Error::invalid_checkpoint(text));
@@ -374,13 +321,7 @@ fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<B
             hash.update(&piece);
             let part = blob.frame_lens.len() as u32;
             let variant = writer.variant_id();
-            let label = Label {
-                kind: Kind::Blob,
-                codec: 0,
-                variant,
-                item: item as u32,
-                part,
-            };
+            let label = Label { kind: Kind::Blob, codec: 0, variant, item: item as u32, part };
             let place = writer.write_frame(label, &piece)?;
             if part == 0 {
                 blob.offset = place.offset;
@@ -402,12 +343,7 @@ fn report(
     started: Instant,
 ) -> CompressReport {
     let lossy = || {
-        let all = inputs
-            .pair
-            .items
-            .iter()
-            .zip(inputs.ft.tensors())
-            .zip(&seal.tensors);
+        let all = inputs.pair.items.iter().zip(inputs.ft.tensors()).zip(&seal.tensors);
         all.filter(|((p, _), _)| p.item.lossy && !p.tiling.is_empty())
     };
     let parameters: u64 = lossy().map(|((_, t), _)| t.n_elements()).sum();
@@ -419,13 +355,11 @@ fn report(
     CompressReport {
         variant: inputs.name.clone(),
         method: options.method.name(),
-        settings: options.method.settings(),
+        settings: options.settings(),
         archive_bytes,
         fine_tuned_bytes,
         ratio: fine_tuned_bytes as f64 / archive_bytes as f64,
-        paper_ratio: paper
-            .filter(|(bits, _)| *bits > 0.0)
-            .map(|(bits, _)| 16.0 / bits),
+        paper_ratio: paper.filter(|(bits, _)| *bits > 0.0).map(|(bits, _)| 16.0 / bits),
         paper_ratio_kind: paper.map(|(_, kind)| kind),
         bits_per_parameter: (parameters > 0).then(|| stored as f64 * 8.0 / parameters as f64),
         relative_error: (delta > 0.0).then(|| error / delta),

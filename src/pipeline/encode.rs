@@ -41,11 +41,7 @@ pub(crate) struct EncodeState {
 
 impl EncodeState {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            encoder: Encoder::new()?,
-            scratch: Scratch::default(),
-            payload: Vec::new(),
-        })
+        Ok(Self { encoder: Encoder::new()?, scratch: Scratch::default(), payload: Vec::new() })
     }
 }
 
@@ -97,30 +93,16 @@ impl EncodeStage<'_> {
         let tensor = self.units[job.block.unit].tensor;
         let name = &self.ft.tensors()[tensor].name;
         let (block, n_bytes) = (job.block, job.ft.len() as u64);
-        let result = match self
-            .method
-            .lossy()
-            .filter(|_| self.pair.items[tensor].item.lossy)
-        {
+        let result = match self.method.lossy().filter(|_| self.pair.items[tensor].item.lossy) {
             Some(method) => self.work_lossy(method, state, job, tensor),
             None => self.encode_exact(state, job, tensor).map(Outcome::Encoded),
         };
-        Ok(Worked {
-            block,
-            n_bytes,
-            result: result.context(|| format!("tensor {name}"))?,
-        })
+        Ok(Worked { block, n_bytes, result: result.context(|| format!("tensor {name}"))? })
     }
 
     fn label(&self, tensor: usize, part: u64, codec: u16) -> Label {
         let kind = Kind::Tile;
-        Label {
-            kind,
-            codec,
-            variant: self.variant,
-            item: tensor as u32,
-            part: part as u32,
-        }
+        Label { kind, codec, variant: self.variant, item: tensor as u32, part: part as u32 }
     }
 
     fn spare(&self) -> Vec<u8> {
@@ -135,21 +117,11 @@ impl EncodeStage<'_> {
         job: Job,
         tensor: usize,
     ) -> Result<EncodedTile> {
-        let tile = Operand {
-            dtype: self.ft.tensors()[tensor].dtype,
-            bytes: &job.ft,
-        };
+        let tile = Operand { dtype: self.ft.tensors()[tensor].dtype, bytes: &job.ft };
         let base = self.base_operand(&job, tensor);
         let mut frame = self.spare();
         let label = self.label(tensor, job.part, 0);
-        lossless::encode(
-            tile,
-            base,
-            label,
-            &mut state.encoder,
-            &mut state.scratch,
-            &mut frame,
-        )?;
+        lossless::encode(tile, base, label, &mut state.encoder, &mut state.scratch, &mut frame)?;
         Ok(EncodedTile {
             part: job.part,
             frame,
@@ -174,20 +146,12 @@ impl EncodeStage<'_> {
         job: Job,
         tensor: usize,
     ) -> Result<Outcome> {
-        let ft = Operand {
-            dtype: self.ft.tensors()[tensor].dtype,
-            bytes: &job.ft,
-        };
+        let ft = Operand { dtype: self.ft.tensors()[tensor].dtype, bytes: &job.ft };
         let base = self
             .base_operand(&job, tensor)
             .ok_or_else(|| Error::invalid_argument("a lossy tensor needs a base"))?;
         let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
-        let delta = DeltaStrips {
-            ft,
-            base,
-            n_rows,
-            n_cols,
-        };
+        let delta = DeltaStrips { ft, base, n_rows, n_cols };
         let (plan, tile_idx, scratch) = (&job.plan, job.tile_idx, &mut state.scratch);
         if job.block.pass < self.units[job.block.unit].n_surveys {
             let stats = method.survey(job.block.pass, plan, tile_idx, &delta, scratch);
@@ -202,22 +166,11 @@ impl EncodeStage<'_> {
         let mut restored = self.spare();
         restored.resize(job.ft.len(), 0);
         let patch = usize::from(self.pair.items[tensor].item.patch);
-        let target = Target {
-            dtype: ft.dtype,
-            n_rows,
-            n_cols,
-            patch,
-        };
+        let target = Target { dtype: ft.dtype, n_rows, n_cols, patch };
         let codec = codec::by_code(codec as u16)?;
         codec.decode(&state.payload, &target, Some(base), scratch, &mut restored)?;
-        let squared_error = squared_difference(
-            ft,
-            Operand {
-                dtype: ft.dtype,
-                bytes: &restored,
-            },
-            scratch,
-        );
+        let squared_error =
+            squared_difference(ft, Operand { dtype: ft.dtype, bytes: &restored }, scratch);
         let squared_delta = squared_difference(ft, base, scratch);
         Ok(Outcome::Encoded(EncodedTile {
             part: job.part,
@@ -233,10 +186,7 @@ impl EncodeStage<'_> {
 /// Sum of squares of `a - b`, in steps of a fixed size so that it never depends on the machine.
 fn squared_difference(a: Operand<'_>, b: Operand<'_>, scratch: &mut Scratch) -> f64 {
     let (a_width, b_width) = (a.dtype.bits() / 8, b.dtype.bits() / 8);
-    let parts = a
-        .bytes
-        .chunks(ERROR_STEP * a_width)
-        .zip(b.bytes.chunks(ERROR_STEP * b_width));
+    let parts = a.bytes.chunks(ERROR_STEP * a_width).zip(b.bytes.chunks(ERROR_STEP * b_width));
     parts
         .map(|(x, y)| {
             scratch.strip.resize(x.len() / a_width, 0.0);
@@ -257,12 +207,7 @@ pub(crate) struct Merger<'a> {
 
 impl<'a> Merger<'a> {
     pub(crate) fn new(stage: &'a EncodeStage<'a>, merged: Sender<Merged>) -> Self {
-        Self {
-            stage,
-            stats: Vec::new(),
-            plans: std::collections::HashMap::new(),
-            merged,
-        }
+        Self { stage, stats: Vec::new(), plans: std::collections::HashMap::new(), merged }
     }
 
     /// Adds one tile's result; after the last tile of a pass the plan goes to the reader.
@@ -273,11 +218,7 @@ impl<'a> Merger<'a> {
             return;
         }
         let tiling = &self.stage.pair.items[unit.tensor].tiling;
-        let n_elements = unit
-            .tiles
-            .clone()
-            .map(|i| tiling.get(i).n_elements() as u64)
-            .sum();
+        let n_elements = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
         let Some(method) = self.stage.method.lossy() else {
             return;
         };

@@ -36,10 +36,7 @@ pub fn forecast(
     let needs = inputs.needs();
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();
-    let mut units = units(
-        &inputs.pair,
-        options.method.lossy().map_or(0, |m| m.n_passes()),
-    );
+    let mut units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
     let n_tiles: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
     units.iter_mut().for_each(take_sample);
     let sampled: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
@@ -54,7 +51,7 @@ pub fn forecast(
     let fine_tuned_bytes = inputs.fine_tuned_bytes();
     Ok(Forecast {
         method: options.method.name(),
-        settings: options.method.settings(),
+        settings: options.settings(),
         fine_tuned_bytes,
         archive_bytes,
         ratio: fine_tuned_bytes as f64 / archive_bytes as f64,
@@ -110,10 +107,7 @@ fn encode_sample(
     let mut merger = Merger::new(&stage, merged_tx);
     let mut found = vec![Found::default(); inputs.pair.items.len()];
     let all = &mut found;
-    let total: u64 = units
-        .iter()
-        .map(|u| (u.tiles.end - u.tiles.start) * (u.n_surveys as u64 + 1))
-        .sum();
+    let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
     let mut done = 0;
     run_ordered(
         width,
@@ -124,7 +118,7 @@ fn encode_sample(
             if observer.is_cancelled() {
                 return Err(Error::interrupted());
             }
-            done += 1;
+            done += worked.n_bytes;
             observer.progress(done, total);
             let tile = match worked.result {
                 Outcome::Surveyed(stats) => {
@@ -145,13 +139,16 @@ fn encode_sample(
     Ok(found)
 }
 
+/// Bytes of the fine-tune that all passes over the sample of a unit read.
+fn unit_bytes(inputs: &Inputs, unit: &Unit) -> u64 {
+    let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes() as u64;
+    let tiling = &inputs.pair.items[unit.tensor].tiling;
+    let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
+    elements * lane * (unit.n_surveys as u64 + 1)
+}
+
 fn summaries(inputs: &Inputs, found: &[Found]) -> Vec<TensorSummary> {
-    let all = inputs
-        .ft
-        .tensors()
-        .iter()
-        .zip(&inputs.pair.items)
-        .zip(found);
+    let all = inputs.ft.tensors().iter().zip(&inputs.pair.items).zip(found);
     all.map(|((t, p), f)| {
         let lanes = t.n_bytes / t.dtype.lane_bytes() as u64;
         let stored_bytes = match f.elements {

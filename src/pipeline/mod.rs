@@ -1,14 +1,17 @@
 //! The verbs as graphs of stages: what is read, worked on in parallel, and written in order.
 
-pub(crate) mod budget;
+mod base;
+mod budget;
 mod compare;
 mod compress;
 mod decode;
 mod encode;
 mod forecast;
+mod frames;
 mod identity;
 mod options;
 mod ordered;
+mod read_ahead;
 mod restore;
 mod schedule;
 mod verify;

@@ -19,11 +19,7 @@ pub struct Resources {
 
 impl Default for Resources {
     fn default() -> Self {
-        Self {
-            max_memory: DEFAULT_MAX_MEMORY,
-            threads: default_threads(),
-            map: MapChoice::never(),
-        }
+        Self { max_memory: DEFAULT_MAX_MEMORY, threads: default_threads(), map: MapChoice::never() }
     }
 }
 
@@ -117,11 +113,18 @@ impl CompressOptions {
         self
     }
 
+    /// All settings that decide what is stored how, as typed.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let mut settings = self.method.settings();
+        if self.method.lossy().is_some() {
+            settings.extend(self.policy.settings());
+        }
+        settings
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         if self.resources.threads == 0 {
-            return Err(Error::invalid_argument(
-                "--threads 0 is out of range; it takes 1 or more",
-            ));
+            return Err(Error::invalid_argument("--threads 0 is out of range; it takes 1 or more"));
         }
         if let Some(name) = &self.name {
             check_name(name)?;

@@ -70,17 +70,8 @@ pub(crate) fn run_parallel<I: Sync, T: Send>(
     sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let mut items = items.iter();
-    let width = Width {
-        workers: threads,
-        permits: 2 * threads + 1,
-    };
-    run_ordered(
-        width,
-        move || items.next().map(Ok),
-        || Ok(()),
-        |(), i| Ok(work(i)),
-        sink,
-    )
+    let width = Width { workers: threads, permits: 2 * threads + 1 };
+    run_ordered(width, move || items.next().map(Ok), || Ok(()), |(), i| Ok(work(i)), sink)
 }
 
 fn run_reader<I, T>(
@@ -169,28 +160,13 @@ mod tests {
         sink: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
         let mut items = 0..n;
-        run_ordered(
-            width,
-            move || items.next().map(Ok),
-            || Ok(()),
-            |(), i| work(i),
-            sink,
-        )
+        run_ordered(width, move || items.next().map(Ok), || Ok(()), |(), i| work(i), sink)
     }
 
     const WIDTHS: [Width; 3] = [
-        Width {
-            workers: 1,
-            permits: 1,
-        },
-        Width {
-            workers: 3,
-            permits: 2,
-        },
-        Width {
-            workers: 4,
-            permits: 9,
-        },
+        Width { workers: 1, permits: 1 },
+        Width { workers: 3, permits: 2 },
+        Width { workers: 4, permits: 9 },
     ];
 
     #[test]
@@ -207,7 +183,7 @@ mod tests {
                 },
                 || Ok(()),
                 |(), i: usize| {
-                    if i % 7 == 0 {
+                    if i.is_multiple_of(7) {
                         std::thread::yield_now();
                     }
                     Ok(i)
@@ -231,10 +207,7 @@ mod tests {
                 5 | 6 | 9 => Err(Error::corrupt(format!("item {i}"))),
                 _ => Ok(i),
             };
-            assert_eq!(
-                run(width, 50, work, |_| Ok(())).unwrap_err().to_string(),
-                "item 5"
-            );
+            assert_eq!(run(width, 50, work, |_| Ok(())).unwrap_err().to_string(), "item 5");
         }
     }
 
@@ -280,11 +253,7 @@ mod tests {
         let mut seen = 0;
         let next = || {
             n += 1;
-            Some(if n > 4 {
-                Err(Error::corrupt("reader"))
-            } else {
-                Ok(n)
-            })
+            Some(if n > 4 { Err(Error::corrupt("reader")) } else { Ok(n) })
         };
         let result = run_ordered(
             WIDTHS[2],
@@ -296,9 +265,6 @@ mod tests {
                 Ok(())
             },
         );
-        assert_eq!(
-            (result.unwrap_err().to_string().as_str(), seen),
-            ("reader", 4)
-        );
+        assert_eq!((result.unwrap_err().to_string().as_str(), seen), ("reader", 4));
     }
 }

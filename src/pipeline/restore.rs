@@ -9,12 +9,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::{
-    CheckpointWriter, ShardLayout, aliases, header_metadata, parse_layout, plan_shards, same_file,
+    CheckpointWriter, ShardLayout, aliases, header_metadata, parse_layout, plan_shards,
 };
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label};
+use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::decode::{Base, DecodeStage, DecodeState, Decoded, FrameReader, HashCheck};
+use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck};
+use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, RestoreOptions};
 use crate::pipeline::ordered::run_ordered;
 use crate::report::RestoreReport;
@@ -41,17 +43,17 @@ pub fn restore(
     let selected = select(&stored, &options.tensors)?;
     let base = Base::open(base, &options.resources.map)?;
     if aliases(output, base.checkpoint()) {
-        let text = format!(
-            "{} lies in the base or holds it; choose another directory",
-            output.display()
-        );
+        let text =
+            format!("{} lies in the base or holds it; choose another directory", output.display());
         return Err(Error::invalid_argument(text));
     }
-    if same_file(output, archive) || archive.starts_with(output) {
-        let text = format!(
-            "{} is or holds the archive; choose another directory",
-            output.display()
-        );
+    let holds_archive = match (output.canonicalize(), archive.canonicalize()) {
+        (Ok(output), Ok(archive)) => archive.starts_with(output),
+        _ => false,
+    };
+    if holds_archive {
+        let text =
+            format!("{} is or holds the archive; choose another directory", output.display());
         return Err(Error::invalid_argument(text));
     }
     let wanted = sources(&stored, &selected);
@@ -100,10 +102,7 @@ fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
     let set: GlobSet = set.build().map_err(|e| bad(&globs.join(" "), e))?;
     let matches = |name: &str| globs.is_empty() || set.is_match(name);
     let all = stored.tensors.iter().enumerate();
-    let selected: Vec<_> = all
-        .filter(|(_, t)| matches(&t.name))
-        .map(|(i, _)| i)
-        .collect();
+    let selected: Vec<_> = all.filter(|(_, t)| matches(&t.name)).map(|(i, _)| i).collect();
     if selected.is_empty() && !globs.is_empty() {
         return Err(Error::invalid_argument(format!(
             "no tensor of variant `{}` matches {}; `inspect --tensors` lists them",
@@ -153,11 +152,7 @@ fn layouts(
         Some(shard) => header_metadata(&shard.header, &shard.file_name).map_err(corrupt)?,
         None => None,
     };
-    plan_shards(
-        &tensors,
-        metadata.as_ref(),
-        max_shard_size.unwrap_or(u64::MAX),
-    )
+    plan_shards(&tensors, metadata.as_ref(), max_shard_size.unwrap_or(u64::MAX))
 }
 
 /// For each tensor to decode, where it goes: output shard and offset, several if it has aliases.
@@ -181,9 +176,7 @@ fn write_tensors(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let width = stage
-        .needs()
-        .width(options.resources.max_memory, options.resources.threads)?;
+    let width = stage.needs().width(options.resources.max_memory, options.resources.threads)?;
     let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     let (mut done, total) = (0, stage.total_bytes());
@@ -244,39 +237,24 @@ impl<'a> BlobPieces<'a> {
     pub(crate) fn new(archive: &'a Archive, stored: &'a Stored, item: usize) -> Result<Self> {
         let offset = stored.seal.blobs[item].offset;
         let (hash, decoder) = (Xxh3::new(), Decoder::new()?);
-        Ok(Self {
-            archive,
-            stored,
-            item,
-            part: 0,
-            offset,
-            hash,
-            len: 0,
-            decoder,
-        })
+        Ok(Self { archive, stored, item, part: 0, offset, hash, len: 0, decoder })
     }
 
     fn read(&mut self, stored_len: u32) -> Result<Vec<u8>> {
         let (mut frame, mut piece) = (Vec::new(), Vec::new());
-        self.archive
-            .read_frame(self.offset, stored_len as usize, &mut frame)?;
+        self.archive.read_frame(self.offset, stored_len as usize, &mut frame)?;
         let header = self.decoder.decode(&frame, MAX_PIECE, &mut piece)?;
         let (variant, item, part) = (self.stored.id, self.item as u32, self.part as u32);
-        if header.label
-            != (Label {
-                kind: Kind::Blob,
-                codec: 0,
-                variant,
-                item,
-                part,
-            })
-        {
+        if header.label != (Label { kind: Kind::Blob, codec: 0, variant, item, part }) {
             return Err(Error::corrupt("another frame stands here"));
         }
         self.offset += u64::from(stored_len);
         self.part += 1;
         self.hash.update(&piece);
         self.len += piece.len() as u64;
+        if self.len > self.stored.head.side_files[self.item].len {
+            return Err(Error::corrupt("it is longer than was stored"));
+        }
         Ok(piece)
     }
 
@@ -302,9 +280,7 @@ impl Iterator for BlobPieces<'_> {
     type Item = Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let len = *self.stored.seal.blobs[self.item]
-            .frame_lens
-            .get(self.part)?;
+        let len = *self.stored.seal.blobs[self.item].frame_lens.get(self.part)?;
         let offset = self.offset;
         let piece = self.read(len);
         Some(piece.context(|| format!("side file {} at offset {offset}", self.name())))

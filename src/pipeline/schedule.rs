@@ -4,7 +4,7 @@
 //! so stands one whole pass after the one it waits for, and the reader seldom waits; and at most two
 //! matrices are between their first and last pass, so that what is read again is still cached.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,10 +15,8 @@ use crate::checkpoint::{Checkpoint, Source, Window};
 use crate::error::{Error, Result};
 use crate::method::MatrixPlan;
 use crate::pair::{Pair, PairItem};
+use crate::pipeline::read_ahead::ReadAhead;
 use crate::tensor::Tile;
-
-/// Bytes of input the kernel is asked for ahead of the reader.
-const READ_AHEAD: u64 = 24 << 20;
 
 /// One matrix of a lossy tensor, or one whole flat tensor: what is surveyed and merged together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,19 +53,10 @@ pub(crate) struct Job {
 /// All units, in file order of the fine-tune.
 pub(crate) fn units(pair: &Pair, n_surveys: usize) -> Vec<Unit> {
     let mut out = Vec::new();
-    for (tensor, p) in pair
-        .items
-        .iter()
-        .enumerate()
-        .filter(|(_, p)| !p.tiling.is_empty())
-    {
+    for (tensor, p) in pair.items.iter().enumerate().filter(|(_, p)| !p.tiling.is_empty()) {
         let n_surveys = if p.item.lossy { n_surveys } else { 0 };
         for matrix in 0..p.tiling.n_matrices() {
-            out.push(Unit {
-                tensor,
-                tiles: p.tiling.of_matrix(matrix),
-                n_surveys,
-            });
+            out.push(Unit { tensor, tiles: p.tiling.of_matrix(matrix), n_surveys });
         }
     }
     out
@@ -83,10 +72,7 @@ pub(crate) fn blocks(units: &[Unit]) -> Vec<Block> {
     out.extend(surveys(0, 0));
     for (unit, u) in units.iter().enumerate() {
         out.extend(surveys(unit + 1, 0).take(1));
-        out.push(Block {
-            unit,
-            pass: u.n_surveys,
-        });
+        out.push(Block { unit, pass: u.n_surveys });
         out.extend(surveys(unit + 1, 1));
     }
     out
@@ -101,10 +87,9 @@ pub(crate) struct TileReader<'a> {
     blocks: Vec<Block>,
     /// Block and tile to read next.
     at: (usize, u64),
-    /// Block and tile to announce next, and the bytes announced beyond what was read.
-    ahead: (usize, u64),
-    ahead_bytes: VecDeque<u64>,
-    ahead_total: u64,
+    /// Block and tile to announce next.
+    next_ahead: (usize, u64),
+    ahead: ReadAhead,
     /// Plans as the sink merges them: unit, survey passes done, plan.
     merged: Receiver<Merged>,
     plans: HashMap<usize, (usize, Arc<MatrixPlan>)>,
@@ -128,9 +113,8 @@ impl<'a> TileReader<'a> {
             units,
             blocks: blocks(units),
             at: (0, 0),
-            ahead: (0, 0),
-            ahead_bytes: VecDeque::new(),
-            ahead_total: 0,
+            next_ahead: (0, 0),
+            ahead: ReadAhead::default(),
             merged,
             plans: HashMap::new(),
         }
@@ -158,25 +142,18 @@ impl<'a> TileReader<'a> {
     }
 
     fn read_ahead(&mut self) {
-        if let Some(bytes) = self.ahead_bytes.pop_front() {
-            self.ahead_total -= bytes;
-        }
-        while self.ahead_total < READ_AHEAD {
-            let Some((block_idx, tile_idx)) = self.step(self.ahead) else {
-                return;
-            };
-            self.ahead = (block_idx, tile_idx + 1);
+        self.ahead.read_one();
+        while self.ahead.wants_more() {
+            let Some((block_idx, tile_idx)) = self.step(self.next_ahead) else { return };
+            self.next_ahead = (block_idx, tile_idx + 1);
             let unit = &self.units[self.blocks[block_idx].unit];
-            let tile = self.pair.items[unit.tensor]
-                .tiling
-                .get(unit.tiles.start + tile_idx);
+            let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
             let mut bytes = 0;
             for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {
                 source.will_need(shard, range.start, (range.end - range.start) as usize);
                 bytes += range.end - range.start;
             }
-            self.ahead_bytes.push_back(bytes);
-            self.ahead_total += bytes;
+            self.ahead.announced(bytes);
         }
     }
 
@@ -185,22 +162,14 @@ impl<'a> TileReader<'a> {
         let t = &self.ft.0.tensors()[tensor];
         let p: &PairItem = &self.pair.items[tensor];
         let lanes = tile.bytes(t.dtype.lane_bytes());
-        let here = Some((
-            self.ft.1,
-            t.shard,
-            t.offset + lanes.start..t.offset + lanes.end,
-        ));
+        let here = Some((self.ft.1, t.shard, t.offset + lanes.start..t.offset + lanes.end));
         let (Some(base), Origin::Base { dtype, n_elements }) = (p.base, p.item.origin) else {
             return [here, None];
         };
         let b = &self.base.0.tensors()[base];
         // Lanes are elements unless the dtype is complex or narrower than a byte; then both sides
         // have the same dtype.
-        let width = if dtype == t.dtype {
-            t.dtype.lane_bytes()
-        } else {
-            dtype.bits() / 8
-        };
+        let width = if dtype == t.dtype { t.dtype.lane_bytes() } else { dtype.bits() / 8 };
         let range = tile.bytes(width);
         let used = (u128::from(n_elements) * dtype.bits() as u128 / 8) as u64;
         let there = (range.end <= used).then_some((
@@ -226,15 +195,7 @@ impl<'a> TileReader<'a> {
         });
         let ft = ft.ok_or_else(|| Error::invalid_checkpoint("a tile without a place"))??;
         let base = base.transpose()?;
-        Ok(Job {
-            block,
-            tile_idx: tile_idx as usize,
-            part,
-            tile,
-            ft,
-            base,
-            plan,
-        })
+        Ok(Job { block, tile_idx: tile_idx as usize, part, tile, ft, base, plan })
     }
 
     /// Waits for what the earlier passes over this unit found.
@@ -261,21 +222,12 @@ mod tests {
 
     #[test]
     fn every_pass_stands_after_the_one_it_needs_with_another_between() {
-        let unit = |n_surveys| Unit {
-            tensor: 0,
-            tiles: 0..1,
-            n_surveys,
-        };
+        let unit = |n_surveys| Unit { tensor: 0, tiles: 0..1, n_surveys };
         for surveys in [vec![2, 2, 2], vec![0, 2, 0, 1, 1], vec![1], vec![]] {
             let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
             let order = blocks(&units);
             assert_eq!(order.len(), surveys.iter().map(|n| n + 1).sum::<usize>());
-            let place = |u, p| {
-                order
-                    .iter()
-                    .position(|b| *b == Block { unit: u, pass: p })
-                    .unwrap()
-            };
+            let place = |u, p| order.iter().position(|b| *b == Block { unit: u, pass: p }).unwrap();
             for (u, n) in surveys.iter().enumerate() {
                 for pass in 1..=*n {
                     assert!(place(u, pass) > place(u, pass - 1));

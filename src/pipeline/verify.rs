@@ -7,12 +7,14 @@ use crossbeam::queue::SegQueue;
 
 use crate::archive::{Archive, Stored};
 use crate::error::{Error, Result};
+use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::decode::{Base, DecodeStage, DecodeState, FrameReader, HashCheck};
+use crate::pipeline::decode::{DecodeStage, DecodeState, HashCheck};
+use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, Resources};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::restore::{BlobPieces, sources};
-use crate::report::VerifyReport;
+use crate::report::{Differing, VerifyReport};
 
 /// Checks the variant called `name`, or all. Without `base` every frame is read, checked and
 /// expanded; with it every tensor is decoded and held to its stored hash.
@@ -29,17 +31,10 @@ pub fn verify(
 ) -> Result<VerifyReport> {
     let started = Instant::now();
     let opened = Archive::open(archive)?;
-    let base = base
-        .map(|path| Base::open(path, &resources.map))
-        .transpose()?;
+    let base = base.map(|path| Base::open(path, &resources.map)).transpose()?;
     let names: Vec<String> = match name {
         Some(name) => vec![name.to_owned()],
-        None => opened
-            .index
-            .variants
-            .iter()
-            .map(|v| v.name.clone())
-            .collect(),
+        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
     };
     let level = if base.is_some() { "decode" } else { "frames" };
     let mut report = VerifyReport {
@@ -54,14 +49,7 @@ pub fn verify(
     };
     for name in names {
         let stored = opened.load(Some(&name))?;
-        check_variant(
-            &opened,
-            &stored,
-            base.as_ref(),
-            resources,
-            observer,
-            &mut report,
-        )?;
+        check_variant(&opened, &stored, base.as_ref(), resources, observer, &mut report)?;
         report.variants.push(name);
     }
     report.ok = report.differing.is_empty();
@@ -83,16 +71,8 @@ fn check_variant(
     if let Some(base) = base {
         base.check(stored, &wanted)?;
     }
-    let stage = DecodeStage {
-        archive,
-        stored,
-        base,
-        wanted: &wanted,
-        spare: SegQueue::new(),
-    };
-    let width = stage
-        .needs()
-        .width(resources.max_memory, resources.threads)?;
+    let stage = DecodeStage { archive, stored, base, wanted: &wanted, spare: SegQueue::new() };
+    let width = stage.needs().width(resources.max_memory, resources.threads)?;
     let mut reader = FrameReader::new(&stage);
     let mut check = HashCheck::new(&stage);
     let (mut done, total) = (0, stage.total_bytes());
@@ -101,11 +81,7 @@ fn check_variant(
         || reader.next(),
         DecodeState::new,
         |state, job| {
-            if base.is_some() {
-                stage.work(state, job)
-            } else {
-                stage.expand(state, job)
-            }
+            if base.is_some() { stage.work(state, job) } else { stage.expand(state, job) }
         },
         |tile| {
             if observer.is_cancelled() {
@@ -115,9 +91,8 @@ fn check_variant(
             report.bytes += tile.stored_len();
             let t = &stored.tensors[tile.tensor];
             if base.is_some() && check.add(&tile)? == Some(false) {
-                report
-                    .differing
-                    .push((stored.head.name.clone(), t.name.clone()));
+                let (variant, tensor) = (stored.head.name.clone(), t.name.clone());
+                report.differing.push(Differing { variant, tensor });
             }
             done += (tile.tile.n_elements() * t.dtype.lane_bytes()) as u64;
             observer.progress(done, total);
@@ -132,11 +107,8 @@ fn check_variant(
             report.frames += 1;
         }
         pieces.check()?;
-        report.bytes += stored.seal.blobs[item]
-            .frame_lens
-            .iter()
-            .map(|n| u64::from(*n))
-            .sum::<u64>();
+        report.bytes +=
+            stored.seal.blobs[item].frame_lens.iter().map(|n| u64::from(*n)).sum::<u64>();
     }
     Ok(())
 }

@@ -70,11 +70,7 @@ impl Tiling {
     /// Cuts `n` lanes of `lane_bytes` bytes, the first `common` of which have a base.
     pub(crate) fn flat(n: u64, lane_bytes: usize, common: u64) -> Self {
         let step = MAX_TILE_ELEMENTS.min(MAX_TILE_BYTES / lane_bytes as u64);
-        Tiling::Flat {
-            n,
-            common: common.min(n),
-            step,
-        }
+        Tiling::Flat { n, common: common.min(n), step }
     }
 
     /// Cuts a tensor of `shape` `[.., m, n]` and elements of `width` bytes into a multiple of `patch`
@@ -91,24 +87,14 @@ impl Tiling {
         }
         let most = MAX_TILE_ELEMENTS.min(MAX_TILE_BYTES / width as u64);
         let step = (most / n / patch * patch).max(patch);
-        Some(Tiling::Matrix {
-            n_matrices,
-            m: *m,
-            n: *n,
-            step,
-        })
+        Some(Tiling::Matrix { n_matrices, m: *m, n: *n, step })
     }
 
     /// Number of tiles.
     pub(crate) fn len(&self) -> u64 {
         match *self {
             Tiling::Flat { n, common, step } => common.div_ceil(step) + (n - common).div_ceil(step),
-            Tiling::Matrix {
-                n_matrices,
-                m,
-                step,
-                ..
-            } => n_matrices * m.div_ceil(step),
+            Tiling::Matrix { n_matrices, m, step, .. } => n_matrices * m.div_ceil(step),
         }
     }
 
@@ -128,23 +114,13 @@ impl Tiling {
                     (common + (i - n_based) * step, n)
                 };
                 let n_cols = step.min(end - first) as usize;
-                Tile {
-                    matrix: 0,
-                    first,
-                    n_rows: 1,
-                    n_cols,
-                }
+                Tile { matrix: 0, first, n_rows: 1, n_cols }
             }
             Tiling::Matrix { m, n, step, .. } => {
                 let per_matrix = m.div_ceil(step);
                 let (matrix, row) = (i / per_matrix, i % per_matrix * step);
                 let n_rows = step.min(m - row) as usize;
-                Tile {
-                    matrix,
-                    first: (matrix * m + row) * n,
-                    n_rows,
-                    n_cols: n as usize,
-                }
+                Tile { matrix, first: (matrix * m + row) * n, n_rows, n_cols: n as usize }
             }
         }
     }
@@ -184,10 +160,7 @@ mod tests {
     #[test]
     fn a_strip_too_wide_for_a_tile_is_refused() {
         assert!(Tiling::matrix(&[64, 1 << 20], 2, 64).is_none());
-        assert_eq!(
-            Tiling::matrix(&[64, 28672], 2, 64).map(|t| t.len()),
-            Some(1)
-        );
+        assert_eq!(Tiling::matrix(&[64, 28672], 2, 64).map(|t| t.len()), Some(1));
     }
 
     #[test]

@@ -12,41 +12,13 @@ const HEADERS: &[(&str, usize, &str)] = &[
     ("{} x", 0, "trailing characters"),
     (r#"{"a":1}"#, 0, "\"a\""),
     (r#"{"a":{"dtype":"U8","shape":[2]}}"#, 2, "data_offsets"),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0]}}"#,
-        2,
-        "tuple",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2,2]}}"#,
-        2,
-        "\"a\"",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,-2]}}"#,
-        2,
-        "integer `-2`",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2.0],"data_offsets":[0,2]}}"#,
-        2,
-        "floating point",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[99999999999999999999],"data_offsets":[0,2]}}"#,
-        2,
-        "\"a\"",
-    ),
-    (
-        r#"{"a":{"dtype":"F7","shape":[2],"data_offsets":[0,2]}}"#,
-        2,
-        "unknown dtype \"F7\"",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
-        2,
-        "duplicate field",
-    ),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0]}}"#, 2, "tuple"),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2,2]}}"#, 2, "\"a\""),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,-2]}}"#, 2, "integer `-2`"),
+    (r#"{"a":{"dtype":"U8","shape":[2.0],"data_offsets":[0,2]}}"#, 2, "floating point"),
+    (r#"{"a":{"dtype":"U8","shape":[99999999999999999999],"data_offsets":[0,2]}}"#, 2, "\"a\""),
+    (r#"{"a":{"dtype":"F7","shape":[2],"data_offsets":[0,2]}}"#, 2, "unknown dtype \"F7\""),
+    (r#"{"a":{"dtype":"U8","dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#, 2, "duplicate field"),
     (
         r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
         2,
@@ -57,27 +29,11 @@ const HEADERS: &[(&str, usize, &str)] = &[
         2,
         "twice (duplicate key)",
     ),
-    (
-        r#"{"__metadata__":{"a":"b","a":"c"}}"#,
-        0,
-        "duplicate key \"a\"",
-    ),
-    (
-        r#"{"__metadata__":{},"__metadata__":{}}"#,
-        0,
-        "duplicate key __metadata__",
-    ),
+    (r#"{"__metadata__":{"a":"b","a":"c"}}"#, 0, "duplicate key \"a\""),
+    (r#"{"__metadata__":{},"__metadata__":{}}"#, 0, "duplicate key __metadata__"),
     (r#"{"__metadata__":{"a":1}}"#, 0, "__metadata__"),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[2,0]}}"#,
-        2,
-        "before it begins",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#,
-        3,
-        "a hole before it, 0..1",
-    ),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[2,0]}}"#, 2, "before it begins"),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#, 3, "a hole before it, 0..1"),
     (
         r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#,
         3,
@@ -88,21 +44,9 @@ const HEADERS: &[(&str, usize, &str)] = &[
         2,
         "tensor \"b\": it overlaps another",
     ),
-    (
-        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,2]}}"#,
-        2,
-        "F32 [2] needs 8 bytes",
-    ),
-    (
-        r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#,
-        2,
-        "fill whole bytes",
-    ),
-    (
-        r#"{"a":{"dtype":"F6_E2M3","shape":[2],"data_offsets":[0,2]}}"#,
-        2,
-        "fill whole bytes",
-    ),
+    (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,2]}}"#, 2, "F32 [2] needs 8 bytes"),
+    (r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#, 2, "fill whole bytes"),
+    (r#"{"a":{"dtype":"F6_E2M3","shape":[2],"data_offsets":[0,2]}}"#, 2, "fill whole bytes"),
     (
         r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,2]}}"#,
         2,
@@ -118,21 +62,9 @@ const HEADERS: &[(&str, usize, &str)] = &[
         2,
         "truncated: the file ends at",
     ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
-        1,
-        "download it again",
-    ),
-    (
-        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
-        3,
-        "1 trailing bytes",
-    ),
-    (
-        r#"{"\ud800":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#,
-        2,
-        "hex escape",
-    ),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#, 1, "download it again"),
+    (r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#, 3, "1 trailing bytes"),
+    (r#"{"\ud800":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#, 2, "hex escape"),
 ];
 
 #[test]
@@ -143,10 +75,7 @@ fn broken_headers_are_refused_by_name() {
         let error = Checkpoint::open(&path).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint, "{json}: {text}");
-        assert!(
-            text.contains(words) && text.contains("x.safetensors"),
-            "{json}: {text}"
-        );
+        assert!(text.contains(words) && text.contains("x.safetensors"), "{json}: {text}");
     }
 }
 
@@ -155,21 +84,13 @@ fn files_that_hold_no_header_are_refused_by_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let long = [100_000_001u64.to_le_bytes(), *b"{      }"].concat();
     let promised = [1000u64.to_le_bytes(), *b"{      }"].concat();
-    let not_utf8 = file_of("{\"a\":1}", b"")
-        .into_iter()
-        .map(|b| if b == b'a' { 255 } else { b });
+    let not_utf8 = file_of("{\"a\":1}", b"").into_iter().map(|b| if b == b'a' { 255 } else { b });
     for (bytes, words) in [
         (Vec::new(), "has 0 bytes"),
         (vec![1; 7], "has 7 bytes"),
         (long, "more than the format's 100000000"),
-        (
-            promised,
-            "truncated: the file ends at 16, its header promises 1008",
-        ),
-        (
-            b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
-            "git lfs pull",
-        ),
+        (promised, "truncated: the file ends at 16, its header promises 1008"),
+        (b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "git lfs pull"),
         (b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "GGUF"),
         (b"PK\x03\x04\0\0\0\0\0\0\0\0".to_vec(), "PyTorch"),
         (b"<!DOCTYPE html>".to_vec(), "web page"),
@@ -197,18 +118,10 @@ fn a_long_string_is_not_quoted_whole() {
     let dir = tempfile::tempdir().unwrap();
     let json = format!(r#"{{"weight_map":"{}"}}"#, "x".repeat(100_000));
     let index = put(dir.path(), "x.safetensors.index.json", &json);
-    let shard = put(
-        dir.path(),
-        "x.safetensors",
-        file_of(&json.replace("weight_map", "a"), b""),
-    );
+    let shard = put(dir.path(), "x.safetensors", file_of(&json.replace("weight_map", "a"), b""));
     for path in [index, shard] {
         let error = open_error(&path);
-        assert!(
-            error.len() < 1000 && error.contains("..."),
-            "{}",
-            error.len()
-        );
+        assert!(error.len() < 1000 && error.contains("..."), "{}", error.len());
     }
 }
 
@@ -237,13 +150,9 @@ fn a_stored_header_is_held_to_the_same_rules() {
     let layout = parse_layout("x.safetensors", header, "archive Y").unwrap();
     assert_eq!(layout.file_len, good.len() as u64);
     assert_eq!(layout.tensors, [("a".to_owned(), header.len() as u64, 3)]);
-    for (name, header) in [
-        ("../x", header),
-        ("x", &good[..]),
-        ("x", &header[..9]),
-        ("x", &header[..5]),
-        ("x", b""),
-    ] {
+    for (name, header) in
+        [("../x", header), ("x", &good[..]), ("x", &header[..9]), ("x", &header[..5]), ("x", b"")]
+    {
         let error = parse_layout(name, header, "archive Y").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint);
         assert!(error.to_string().contains("archive Y"), "{error}");
@@ -253,48 +162,21 @@ fn a_stored_header_is_held_to_the_same_rules() {
 #[test]
 fn indexes_that_lie_are_refused() {
     for (index, words) in [
-        (
-            r#"{"weight_map":{"a":"../one.safetensors"}}"#,
-            "path separator",
-        ),
-        (
-            r#"{"weight_map":{"a":"/one.safetensors"}}"#,
-            "path separator",
-        ),
-        (
-            r#"{"weight_map":{"a":"sub/one.safetensors"}}"#,
-            "path separator",
-        ),
+        (r#"{"weight_map":{"a":"../one.safetensors"}}"#, "path separator"),
+        (r#"{"weight_map":{"a":"/one.safetensors"}}"#, "path separator"),
+        (r#"{"weight_map":{"a":"sub/one.safetensors"}}"#, "path separator"),
         (r#"{"weight_map":{"a":"C:one.safetensors"}}"#, "colon"),
         (r#"{"weight_map":{"a":".."}}"#, "not the name of a file"),
-        (
-            r#"{"weight_map":{"a":"pytorch_model.bin"}}"#,
-            "does not end in .safetensors",
-        ),
-        (
-            r#"{"weight_map":{"a":"three.safetensors"}}"#,
-            "is missing; download it too",
-        ),
-        (
-            r#"{"weight_map":{"a":"two.safetensors"}}"#,
-            "should be in two.safetensors, which lacks",
-        ),
-        (
-            r#"{"weight_map":{"z":"one.safetensors"}}"#,
-            "tensor \"z\" should be in one.safetensors",
-        ),
+        (r#"{"weight_map":{"a":"pytorch_model.bin"}}"#, "does not end in .safetensors"),
+        (r#"{"weight_map":{"a":"three.safetensors"}}"#, "is missing; download it too"),
+        (r#"{"weight_map":{"a":"two.safetensors"}}"#, "should be in two.safetensors, which lacks"),
+        (r#"{"weight_map":{"z":"one.safetensors"}}"#, "tensor \"z\" should be in one.safetensors"),
         (
             r#"{"weight_map":{"a":"one.safetensors","a":"one.safetensors"}}"#,
             "tensor \"a\" is named twice",
         ),
-        (
-            r#"{"weight_map":{"a":"one.safetensors"},"weight_map":{}}"#,
-            "duplicate field",
-        ),
-        (
-            r#"{"weight_map":{"a":"one.safetensors","d":"same.safetensors"}}"#,
-            "is in both",
-        ),
+        (r#"{"weight_map":{"a":"one.safetensors"},"weight_map":{}}"#, "duplicate field"),
+        (r#"{"weight_map":{"a":"one.safetensors","d":"same.safetensors"}}"#, "is in both"),
         (r#"{"weight_map":{}}"#, "weight_map is empty"),
         (r#"{"metadata":{}}"#, "missing field `weight_map`"),
         (r#"{"weight_map":{"a":7}}"#, "not an index"),
@@ -302,11 +184,7 @@ fn indexes_that_lie_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "one.safetensors", vectors(&[("a", 3)]));
         put(dir.path(), "two.safetensors", vectors(&[("b", 3)]));
-        put(
-            dir.path(),
-            "same.safetensors",
-            vectors(&[("a", 3), ("d", 1)]),
-        );
+        put(dir.path(), "same.safetensors", vectors(&[("a", 3), ("d", 1)]));
         put(dir.path(), "model.safetensors.index.json", index);
         let error = Checkpoint::open(dir.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint, "{error}");

@@ -47,9 +47,8 @@ fn open_error(path: &Path) -> String {
 /// Names in a directory, hidden ones too.
 fn names_in(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> = names
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::{file_of, open_error, put, vectors};
-use crate::checkpoint::{Checkpoint, aliases, header_metadata, same_file};
+use crate::checkpoint::alias::same_file;
+use crate::checkpoint::{Checkpoint, aliases, header_metadata};
 use crate::error::ErrorKind;
 
 /// Opens a directory of these files, each with one tensor named as the file; gives the shards' names.
@@ -15,32 +16,19 @@ fn shards_of(files: &[&str]) -> Result<Vec<String>, String> {
         put(dir.path(), name, vectors(&[(name, 2)]));
     }
     let opened = Checkpoint::open(dir.path()).map_err(|e| e.to_string())?;
-    Ok(opened
-        .shards()
-        .iter()
-        .map(|shard| shard.file_name.clone())
-        .collect())
+    Ok(opened.shards().iter().map(|shard| shard.file_name.clone()).collect())
 }
 
 #[test]
 fn a_directory_gives_its_shards_by_precedence() {
     let check = |files: &[&str], expected: &[&str]| assert_eq!(shards_of(files).unwrap(), expected);
-    check(
-        &["b.safetensors", "model.safetensors"],
-        &["model.safetensors"],
-    );
+    check(&["b.safetensors", "model.safetensors"], &["model.safetensors"]);
     check(
         &["b.safetensors", "a.safetensors", "._a.safetensors"],
         &["a.safetensors", "b.safetensors"],
     );
-    check(
-        &["consolidated.safetensors", "x.safetensors"],
-        &["x.safetensors"],
-    );
-    check(
-        &["adapter_model.safetensors"],
-        &["adapter_model.safetensors"],
-    );
+    check(&["consolidated.safetensors", "x.safetensors"], &["x.safetensors"]);
+    check(&["adapter_model.safetensors"], &["adapter_model.safetensors"]);
     let refused = |files: &[&str], words: &str| {
         let error = shards_of(files).unwrap_err();
         assert!(error.contains(words), "{error}");
@@ -56,20 +44,10 @@ fn a_directory_gives_its_shards_by_precedence() {
 fn a_single_file_owns_no_directory() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "config.json", "{}");
-    for name in [
-        "m.bin",
-        "m.pt",
-        "m.pth",
-        "m.gguf",
-        "m.json",
-        "pytorch_model.bin.index.json",
-    ] {
+    for name in ["m.bin", "m.pt", "m.pth", "m.gguf", "m.json", "pytorch_model.bin.index.json"] {
         let error = Checkpoint::open(&put(dir.path(), name, "x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint);
-        assert!(
-            error.to_string().contains("is not a safetensors file; "),
-            "{error}"
-        );
+        assert!(error.to_string().contains("is not a safetensors file; "), "{error}");
     }
     let path = put(dir.path(), "any.safetensors", vectors(&[("t", 5)]));
     let one = Checkpoint::open(&path).unwrap();
@@ -83,11 +61,7 @@ fn a_single_file_owns_no_directory() {
 #[test]
 fn an_index_gives_its_shards_and_tensors_in_file_order() {
     let dir = tempfile::tempdir().unwrap();
-    put(
-        dir.path(),
-        "b.safetensors",
-        vectors(&[("z", 2), ("m", 0), ("e", 1)]),
-    );
+    put(dir.path(), "b.safetensors", vectors(&[("z", 2), ("m", 0), ("e", 1)]));
     put(dir.path(), "a.safetensors", vectors(&[("q", 3)]));
     put(dir.path(), "stray.safetensors", "not read");
     let index =
@@ -97,11 +71,7 @@ fn an_index_gives_its_shards_and_tensors_in_file_order() {
     fs::rename(&path, dir.path().join("model.safetensors.index.json")).unwrap();
     let by_dir = Checkpoint::open(dir.path()).unwrap();
     for checkpoint in [by_path, by_dir] {
-        let order: Vec<_> = checkpoint
-            .tensors()
-            .iter()
-            .map(|t| (t.shard, &*t.name))
-            .collect();
+        let order: Vec<_> = checkpoint.tensors().iter().map(|t| (t.shard, &*t.name)).collect();
         assert_eq!(order, [(0, "q"), (1, "z"), (1, "e"), (1, "m")]);
         let (at, e) = checkpoint.find("e").unwrap();
         assert_eq!((at, e.n_bytes, e.n_elements()), (2, 1, 1));
@@ -123,14 +93,8 @@ fn a_cache_of_links_opens_and_a_dangling_one_is_named() {
     symlink("../blobs/gone", snapshot.join("tokenizer.json")).unwrap();
     let checkpoint = Checkpoint::open(&snapshot).unwrap();
     let side = checkpoint.side_files().unwrap();
-    assert_eq!(
-        (side.files.len(), side.files[0].name.as_str()),
-        (1, "config.json")
-    );
-    assert_eq!(
-        (side.skipped.len(), side.skipped[0].name.as_str()),
-        (1, "tokenizer.json")
-    );
+    assert_eq!((side.files.len(), side.files[0].name.as_str()), (1, "config.json"));
+    assert_eq!((side.skipped.len(), side.skipped[0].name.as_str()), (1, "tokenizer.json"));
     assert!(aliases(&blobs.join("0a1b"), &checkpoint));
     fs::remove_file(blobs.join("0a1b")).unwrap();
     assert!(open_error(&snapshot).contains("model.safetensors"));
@@ -154,10 +118,7 @@ fn side_files_are_what_belongs_to_the_model() {
         "adapter_model.safetensors",
         "pytorch_model.bin.index.json",
     ];
-    carried
-        .iter()
-        .chain(&left)
-        .for_each(|name| drop(put(dir.path(), name, "x")));
+    carried.iter().chain(&left).for_each(|name| drop(put(dir.path(), name, "x")));
     fs::remove_file(dir.path().join("model.safetensors.index.json.bak")).unwrap();
     fs::create_dir(dir.path().join("original")).unwrap();
     put(dir.path(), "readme.md", "x");
@@ -165,10 +126,7 @@ fn side_files_are_what_belongs_to_the_model() {
     let huge = fs::File::create(dir.path().join("huge.npy")).unwrap();
     huge.set_len((256 << 20) + 1).unwrap();
     let side = Checkpoint::open(dir.path()).unwrap().side_files().unwrap();
-    assert_eq!(
-        side.files.iter().map(|f| &*f.name).collect::<Vec<_>>(),
-        carried
-    );
+    assert_eq!(side.files.iter().map(|f| &*f.name).collect::<Vec<_>>(), carried);
     let skipped: Vec<_> = side.skipped.iter().map(|f| &*f.name).collect();
     assert_eq!(skipped, ["a:b", "huge.npy", "readme.md"]);
 }
@@ -214,12 +172,8 @@ fn metadata_is_read_in_order() {
         let path = put(dir.path(), "x.safetensors", file_of(json, b""));
         let metadata =
             header_metadata(&Checkpoint::open(&path).unwrap().shards()[0].header, "x").unwrap();
-        let expected = expected.map(|pairs| {
-            pairs
-                .iter()
-                .map(|&(k, v)| (k.to_owned(), v.to_owned()))
-                .collect()
-        });
+        let expected = expected
+            .map(|pairs| pairs.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect());
         assert_eq!(metadata, expected);
     }
 }
@@ -228,10 +182,6 @@ fn metadata_is_read_in_order() {
 fn a_header_whose_length_reads_as_another_format_opens() {
     // 640 is 80 02, the start of a pickle.
     let dir = tempfile::tempdir().unwrap();
-    let path = put(
-        dir.path(),
-        "x.safetensors",
-        file_of(&format!("{:640}", "{}"), b""),
-    );
+    let path = put(dir.path(), "x.safetensors", file_of(&format!("{:640}", "{}"), b""));
     assert!(Checkpoint::open(&path).unwrap().tensors().is_empty());
 }

@@ -18,12 +18,7 @@ fn tensors() -> impl Strategy<Value = Vec<Tensor>> {
             shape.push(4);
         }
         let n = shape.iter().product::<u64>() as usize * dtype.bits() / 8;
-        (
-            name,
-            dtype,
-            shape,
-            (0..n).map(|i| seed.wrapping_add(i as u8)).collect(),
-        )
+        (name, dtype, shape, (0..n).map(|i| seed.wrapping_add(i as u8)).collect())
     });
     prop::collection::vec(tensor, 0..12).prop_map(|list| {
         // Names are unique within a model.
@@ -35,10 +30,8 @@ fn tensors() -> impl Strategy<Value = Vec<Tensor>> {
 fn written_opens_as_it_was(tensors: &[Tensor], metadata: Option<&Vec<(String, String)>>, max: u64) {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("out");
-    let planned: Vec<_> = tensors
-        .iter()
-        .map(|(n, d, s, b)| (n.clone(), *d, s.clone(), b.len() as u64))
-        .collect();
+    let planned: Vec<_> =
+        tensors.iter().map(|(n, d, s, b)| (n.clone(), *d, s.clone(), b.len() as u64)).collect();
     let layouts = plan_shards(&planned, metadata, max).unwrap();
     let mut writer = CheckpointWriter::create(&dir, false).unwrap();
     for layout in &layouts {
@@ -63,10 +56,7 @@ fn written_opens_as_it_was(tensors: &[Tensor], metadata: Option<&Vec<(String, St
     for (name, dtype, shape, bytes) in tensors {
         let (_, info) = checkpoint.find(name).unwrap();
         assert_eq!((info.dtype, &info.shape), (*dtype, shape));
-        assert_eq!(
-            &*source.window(info.shard, info.offset, bytes.len()).unwrap(),
-            &bytes[..]
-        );
+        assert_eq!(&*source.window(info.shard, info.offset, bytes.len()).unwrap(), &bytes[..]);
     }
     for shard in checkpoint.shards() {
         let stored = header_metadata(&shard.header, &shard.file_name).unwrap();
@@ -108,16 +98,10 @@ fn shards_fill_up_to_the_maximum_and_are_numbered() {
     let sizes = |list: &[u64], max| -> Vec<(String, usize)> {
         let planned: Vec<_> = list.iter().map(|&n| bytes(n)).collect();
         let layouts = plan_shards(&planned, None, max).unwrap();
-        layouts
-            .into_iter()
-            .map(|l| (l.file_name, l.tensors.len()))
-            .collect()
+        layouts.into_iter().map(|l| (l.file_name, l.tensors.len())).collect()
     };
     assert_eq!(sizes(&[4, 6], 10), [("model.safetensors".to_owned(), 2)]);
-    let counts: Vec<_> = sizes(&[4, 6, 1, 50, 2, 3], 10)
-        .into_iter()
-        .map(|s| s.1)
-        .collect();
+    let counts: Vec<_> = sizes(&[4, 6, 1, 50, 2, 3], 10).into_iter().map(|s| s.1).collect();
     assert_eq!(counts, [2, 1, 1, 2]);
     assert_eq!(sizes(&[4, 7], 10)[1].0, "model-00002-of-00002.safetensors");
     for (bad, max) in [

@@ -6,10 +6,7 @@ use super::{put, vectors};
 use crate::checkpoint::{Checkpoint, MapChoice, Source};
 use crate::error::ErrorKind;
 
-#[expect(
-    unsafe_code,
-    reason = "the tests promise what the constructor asks for"
-)]
+#[expect(unsafe_code, reason = "the tests promise what the constructor asks for")]
 fn mapping() -> MapChoice {
     // SAFETY: each test writes its own files before it opens them, and truncates none under a window.
     unsafe { MapChoice::trusting_files_stay_unchanged() }
@@ -18,24 +15,14 @@ fn mapping() -> MapChoice {
 #[test]
 fn mapped_and_read_windows_agree_at_every_alignment() {
     let dir = tempfile::tempdir().unwrap();
-    let path = put(
-        dir.path(),
-        "x.safetensors",
-        vectors(&[("a", 3), ("b", 20_001), ("c", 0)]),
-    );
+    let path = put(dir.path(), "x.safetensors", vectors(&[("a", 3), ("b", 20_001), ("c", 0)]));
     let whole = fs::read(&path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let mapped = Source::new(&checkpoint, &mapping()).unwrap();
     let read = Source::new(&checkpoint, &MapChoice::never()).unwrap();
-    for (offset, len) in [
-        (0, 0),
-        (0, 1),
-        (1, 4096),
-        (4095, 2),
-        (4096, 4096),
-        (8191, 9000),
-        (whole.len(), 0),
-    ] {
+    for (offset, len) in
+        [(0, 0), (0, 1), (1, 4096), (4095, 2), (4096, 4096), (8191, 9000), (whole.len(), 0)]
+    {
         for source in [&mapped, &read] {
             source.will_need(0, offset as u64, len);
             let window = source.window(0, offset as u64, len).unwrap();
@@ -44,17 +31,8 @@ fn mapped_and_read_windows_agree_at_every_alignment() {
         }
     }
     for info in checkpoint.tensors() {
-        let window = read
-            .window(info.shard, info.offset, info.n_bytes as usize)
-            .unwrap();
-        assert!(
-            window
-                .iter()
-                .enumerate()
-                .all(|(i, &b)| b == (i % 251) as u8),
-            "{}",
-            info.name
-        );
+        let window = read.window(info.shard, info.offset, info.n_bytes as usize).unwrap();
+        assert!(window.iter().enumerate().all(|(i, &b)| b == (i % 251) as u8), "{}", info.name);
     }
 }
 
@@ -66,13 +44,9 @@ fn ranges_outside_the_file_are_refused_and_hints_ignore_them() {
     let len = checkpoint.total_bytes();
     for map in [mapping(), MapChoice::never()] {
         let source = Source::new(&checkpoint, &map).unwrap();
-        for (shard, offset, n) in [
-            (0, len, 1),
-            (0, 0, len as usize + 1),
-            (0, u64::MAX, 1),
-            (0, 1, usize::MAX),
-            (1, 0, 0),
-        ] {
+        for (shard, offset, n) in
+            [(0, len, 1), (0, 0, len as usize + 1), (0, u64::MAX, 1), (0, 1, usize::MAX), (1, 0, 0)]
+        {
             source.will_need(shard, offset, n);
             let error = source.window(shard, offset, n).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
@@ -87,12 +61,7 @@ fn files_that_change_are_noticed() {
     let checkpoint = Checkpoint::open(&path).unwrap();
     checkpoint.shards()[0].check_unchanged().unwrap();
     let sources = [mapping(), MapChoice::never()].map(|m| Source::new(&checkpoint, &m).unwrap());
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(20)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(20).unwrap();
     let error = checkpoint.shards()[0].check_unchanged().unwrap_err();
     assert!(error.to_string().contains("was changed"), "{error}");
     assert!(Source::new(&checkpoint, &MapChoice::never()).is_err());
@@ -128,10 +97,7 @@ fn threads_share_a_source() {
                 scope.spawn(move || {
                     for i in 0..50 {
                         let (at, len) = (t * 1000 + i * 37, 700 + i);
-                        assert_eq!(
-                            *source.window(0, at as u64, len).unwrap(),
-                            whole[at..at + len]
-                        );
+                        assert_eq!(*source.window(0, at as u64, len).unwrap(), whole[at..at + len]);
                     }
                 });
             }

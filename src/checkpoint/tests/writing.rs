@@ -33,9 +33,7 @@ fn several_shards_get_the_index_that_transformers_writes() {
     let dir = parent.path().join("new/out");
     let mut writer = CheckpointWriter::create(&dir, false).unwrap();
     fill(&mut writer, 3);
-    writer
-        .write_side_file("config.json", [Ok("{"), Ok("}")])
-        .unwrap();
+    writer.write_side_file("config.json", [Ok("{"), Ok("}")]).unwrap();
     writer.write_index(false).unwrap();
     assert!(!dir.exists());
     writer.commit().unwrap();
@@ -71,29 +69,13 @@ fn what_is_not_complete_leaves_nothing() -> Result<()> {
     let mut writer = CheckpointWriter::create(&dir, false)?;
     let shard = writer.start_shard(layout)?;
     writer.write_at(shard, start, b"xyz")?;
-    for (shard, offset) in [
-        (shard, start + 4),
-        (shard, start - 1),
-        (shard, u64::MAX),
-        (9, start),
-    ] {
-        assert!(
-            writer.write_at(shard, offset, b"xyz").is_err(),
-            "{shard} {offset}"
-        );
+    for (shard, offset) in [(shard, start + 4), (shard, start - 1), (shard, u64::MAX), (9, start)] {
+        assert!(writer.write_at(shard, offset, b"xyz").is_err(), "{shard} {offset}");
     }
     let chunks = [Ok(&b"half"[..]), Err(Error::corrupt("no more"))];
-    assert_eq!(
-        writer.write_side_file("a.txt", chunks).unwrap_err().kind(),
-        ErrorKind::Corrupt
-    );
+    assert_eq!(writer.write_side_file("a.txt", chunks).unwrap_err().kind(), ErrorKind::Corrupt);
     let error = writer.commit().unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("3 of 6 bytes were never written"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("3 of 6 bytes were never written"), "{error}");
     assert!(names_in(parent.path()).is_empty());
     // Too much is refused as well as too little, and a finished shard takes nothing.
     let mut writer = CheckpointWriter::create(&dir, false)?;
@@ -112,16 +94,7 @@ fn names_from_an_archive_stay_inside() {
     let parent = tempfile::tempdir().unwrap();
     let mut writer = CheckpointWriter::create(&parent.path().join("out"), false).unwrap();
     fill(&mut writer, 100);
-    for name in [
-        "../x",
-        "/x",
-        "a/b",
-        "..",
-        "",
-        "NUL",
-        "a\0",
-        "MODEL.safetensors",
-    ] {
+    for name in ["../x", "/x", "a/b", "..", "", "NUL", "a\0", "MODEL.safetensors"] {
         let error = writer.write_side_file(name, [Ok("x")]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint, "{name}");
     }
@@ -133,10 +106,7 @@ fn what_is_there_is_kept_unless_forced() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("out");
     fs::create_dir(&dir).unwrap();
-    CheckpointWriter::create(&dir, false)
-        .unwrap()
-        .commit()
-        .unwrap();
+    CheckpointWriter::create(&dir, false).unwrap().commit().unwrap();
     let old = put(&dir, "old.txt", "old");
     refused(&dir, false, "is not empty");
     refused(&old, true, "is a file");
@@ -180,8 +150,5 @@ fn a_link_to_the_output_stays_a_link() {
     writer.commit().unwrap();
     assert!(link.is_symlink() && dir.join("model.safetensors").exists());
     fs::remove_dir_all(&dir).unwrap();
-    assert_eq!(
-        CheckpointWriter::create(&link, false).unwrap_err().kind(),
-        ErrorKind::Io
-    );
+    assert_eq!(CheckpointWriter::create(&link, false).unwrap_err().kind(), ErrorKind::Io);
 }

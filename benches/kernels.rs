@@ -1,0 +1,102 @@
+//! Speed of the kernels on one thread, in elements per second, with the clones and without.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use delta_stream::DType;
+use delta_stream::kernel::{self, convert, dct::Dct, pack, patch, planes, quantise, select};
+
+/// Elements per call: a quarter of a tile, which stays in the second-level cache or near it.
+const N: usize = 1 << 18;
+const SIDES: [usize; 4] = [8, 16, 32, 64];
+
+/// Weights and a fine-tune of them: sums of six uniform numbers, the second a hundredth as wide.
+fn weights() -> (Vec<f32>, Vec<f32>) {
+    let mut state = 1u32;
+    let mut noise = || {
+        (0..6).fold(0.0, |sum, _| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            sum + (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        })
+    };
+    let base: Vec<f32> = (0..N).map(|_| 0.03 * noise()).collect();
+    let ft = base.iter().map(|x| x + 0.0003 * noise()).collect();
+    (base, ft)
+}
+
+/// Times `f` under `name` with vector clones and as compiled for any processor.
+fn both(c: &mut Criterion, name: &str, mut f: impl FnMut()) {
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(N as u64)).sample_size(20);
+    for (label, enabled) in [("simd", true), ("plain", false)] {
+        kernel::set_simd(enabled);
+        group.bench_function(label, |b| b.iter(&mut f));
+    }
+    kernel::set_simd(true);
+    group.finish();
+}
+
+fn transforms(c: &mut Criterion) {
+    let mut values = weights().0;
+    for p in SIDES {
+        let (dct, mut scratch) = (Dct::new(p), vec![0.0; p * p]);
+        both(c, &format!("dct forward {p}"), || dct.forward_many(&mut values, &mut scratch));
+        both(c, &format!("dct inverse {p}"), || dct.inverse_many(&mut values, &mut scratch));
+        let mut patches = vec![0.0; N];
+        both(c, &format!("gather {p}"), || {
+            let strips = values.chunks_exact(1024 * p).zip(patches.chunks_exact_mut(1024 * p));
+            strips.for_each(|(strip, patches)| patch::gather(strip, 1024, p, p, patches));
+        });
+    }
+}
+
+fn conversions(c: &mut Criterion) {
+    let (base, ft) = weights();
+    for dtype in [DType::BF16, DType::F16, DType::F32, DType::F8E4M3] {
+        let bytes = |values: &[f32]| {
+            let mut out = vec![0; N * dtype.bits() / 8];
+            convert::from_f32(dtype, values, &mut out);
+            out
+        };
+        let (base, ft, mut delta) = (bytes(&base), bytes(&ft), vec![0.0; N]);
+        let (mut out, name) = (base.clone(), dtype.name());
+        both(c, &format!("to_f32 {name}"), || convert::to_f32(dtype, &ft, &mut delta));
+        both(c, &format!("subtract {name}"), || {
+            convert::subtract((dtype, &ft), (dtype, &base), &mut delta);
+        });
+        both(c, &format!("add {name}"), || {
+            convert::add((dtype, &base), &delta, dtype, &mut out);
+        });
+        let (lane, mut split) = (planes::Lane::of(dtype), out.to_vec());
+        both(c, &format!("difference {name}"), || {
+            planes::difference(&ft, &base, lane, &mut split);
+        });
+        both(c, &format!("undo_difference {name}"), || {
+            planes::undo_difference(&split, &base, lane, &mut out);
+        });
+        both(c, &format!("split {name}"), || planes::split(&ft, lane, &mut split));
+        both(c, &format!("merge {name}"), || planes::merge(&split, lane, &mut out));
+    }
+}
+
+fn codes(c: &mut Criterion) {
+    let values = weights().0;
+    let (mut codes, mut packed, mut back) = (vec![0; N], Vec::new(), vec![0.0; N]);
+    both(c, "min_max", || _ = std::hint::black_box(quantise::min_max(&values)));
+    both(c, "sum_squares", || _ = std::hint::black_box(quantise::sum_squares(&values)));
+    for bits in [2, 4, 5, 8] {
+        both(c, &format!("quantise {bits}"), || {
+            quantise::quantise(&values, -0.05, 0.05, bits, &mut codes);
+        });
+        both(c, &format!("pack {bits}"), || {
+            packed.clear();
+            pack::pack(&codes, bits, &mut packed);
+        });
+        both(c, &format!("unpack {bits}"), || pack::unpack(&packed, bits, &mut codes));
+    }
+    both(c, "dequantise", || quantise::dequantise(&codes, -0.05, 0.05, 8, &mut back));
+    both(c, "histogram", || _ = std::hint::black_box(planes::histogram(&codes)));
+    let scores: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
+    both(c, "classes_by_rank", || select::classes_by_rank(&scores, &[0.5, 0.5], &mut codes));
+}
+
+criterion_group!(benches, transforms, conversions, codes);
+criterion_main!(benches);

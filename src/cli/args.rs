@@ -1,0 +1,457 @@
+//! What was typed, and nothing more: no file is touched and no environment read here. A doc comment
+//! of a field is its text in `--help`.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::builder::RangedU64ValueParser;
+use clap::{Parser, Subcommand, ValueEnum};
+use delta_stream::{Allocation, DType};
+
+/// Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive.
+#[derive(Debug, Parser)]
+#[command(
+    name = "delta-stream",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = AFTER_HELP
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+A checkpoint is a local Hugging Face directory, one .safetensors file, or an index.json. Its files
+must not change during a run: they are mapped, and a file cut short under a map ends the program.
+With --io read they are read instead.
+
+Exit codes: 0 done; 1 verify or compare found a difference; 2 usage; 3 a checkpoint is invalid; 4 the
+archive is corrupt or truncated; 5 wrong base; 6 input/output; 130 interrupted.";
+
+/// What every verb takes.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Common options")]
+pub(crate) struct Common {
+    /// Most memory to use, mapped pages included, as in 512MiB or 2GB
+    #[arg(long, global = true, value_name = "SIZE", default_value = "512MiB", value_parser = size)]
+    pub(crate) max_memory: u64,
+
+    /// Worker threads; never changes what is written [default: one a core]
+    #[arg(long, global = true, value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) threads: Option<usize>,
+
+    /// Seed of whatever a method draws [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// How checkpoints are read: mapped (their files must not change during the run) or copied
+    #[arg(long, global = true, value_enum, default_value_t = Io::Mmap)]
+    pub(crate) io: Io,
+
+    /// Print one JSON object instead of a table
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// No progress and no notes; errors are still printed
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+
+    /// Replace an output that exists
+    #[arg(long, global = true)]
+    pub(crate) force: bool,
+
+    /// Only the plain kernels, to check that results do not depend on the machine
+    #[arg(long, global = true, hide = true)]
+    pub(crate) no_simd: bool,
+}
+
+/// How checkpoints are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Io {
+    Mmap,
+    Read,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Store a fine-tune as a delta against its base in a new archive
+    Compress(Compress),
+    /// Add a fine-tune to an archive
+    Append(Append),
+    /// Write a stored fine-tune as a loadable checkpoint
+    Restore(Restore),
+    /// List what an archive holds
+    Inspect(Inspect),
+    /// Check structure and checksums of an archive; with --base, decode every tensor
+    Verify(Verify),
+    /// Show the error of each tensor between two checkpoints
+    Compare(Compare),
+    /// Forecast size, time and memory of a compress
+    Plan(Plan),
+    /// Make a small sharded pair and run the whole tour on it
+    Demo(Demo),
+    /// Make up a pair of checkpoints of any size
+    #[command(hide = true)]
+    MakePair(MakePair),
+}
+
+/// Both sides of a delta.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pair {
+    /// The fine-tune: a directory, a .safetensors file or an index.json
+    #[arg(long = "shards", value_name = "FT")]
+    pub(crate) fine_tune: PathBuf,
+
+    /// The base it was tuned from
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: PathBuf,
+}
+
+/// Which method, its settings, and which tensors it may touch.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Method options")]
+pub(crate) struct Choice {
+    /// What decides and what is lost
+    #[arg(long, value_enum, default_value_t = MethodName::DeltaDct)]
+    pub(crate) method: MethodName,
+
+    /// delta-dct: side of a patch, one of 8, 16, 32, 64 [default: 16]
+    #[arg(long, value_name = "SIDE")]
+    pub(crate) patch: Option<u16>,
+
+    /// delta-dct: bits and share of each class of patches [default: 2:0.5,0:0.5]
+    #[arg(long, value_name = "BITS:SHARE,...")]
+    pub(crate) allocation: Option<Allocation>,
+
+    /// delta-dct: rescale each matrix to the delta's mean absolute value [default: on]
+    #[arg(long, value_enum)]
+    pub(crate) rescale: Option<Switch>,
+
+    /// Store tensors whose names match with loss, instead of the linear layers inside blocks
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) include: Option<String>,
+
+    /// Store tensors whose names match without loss
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) exclude: Option<String>,
+}
+
+/// The methods by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MethodName {
+    /// Every tensor bit for bit
+    Lossless,
+    /// Quantised DCT patches of the linear layers, the rest bit for bit
+    DeltaDct,
+}
+
+/// A setting with two states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compress {
+    #[command(flatten)]
+    pub(crate) pair: Pair,
+
+    /// The archive to write, usually NAME.delta.zst
+    #[arg(short, long, value_name = "ARCHIVE")]
+    pub(crate) output: PathBuf,
+
+    /// Name of the variant [default: the name of the fine-tune's directory or file]
+    #[arg(long, value_name = "V")]
+    pub(crate) name: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Append {
+    #[command(flatten)]
+    pub(crate) pair: Pair,
+
+    /// The archive to add to
+    #[arg(long, value_name = "ARCHIVE")]
+    pub(crate) archive: PathBuf,
+
+    /// Name of the variant
+    #[arg(long, value_name = "V")]
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Restore {
+    /// The archive
+    pub(crate) archive: PathBuf,
+
+    /// The base it was made against
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: PathBuf,
+
+    /// The directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+
+    /// Which variant; needed if the archive has more than one
+    #[arg(long, value_name = "V")]
+    pub(crate) name: Option<String>,
+
+    /// Only tensors whose names match; may be given again
+    #[arg(long = "tensor", value_name = "GLOB")]
+    pub(crate) tensors: Vec<String>,
+
+    /// Cut into shards of at most this size, as in 5GB or 2GiB [default: the fine-tune's own shards]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_shard_size: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// The archive
+    pub(crate) archive: PathBuf,
+
+    /// Only this variant
+    #[arg(long, value_name = "V")]
+    pub(crate) name: Option<String>,
+
+    /// List the tensors too
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// The archive
+    pub(crate) archive: PathBuf,
+
+    /// The base it was made against: decode every tensor and hold it to its stored hash
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: Option<PathBuf>,
+
+    /// Only this variant
+    #[arg(long, value_name = "V")]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compare {
+    /// The original checkpoint
+    pub(crate) a: PathBuf,
+
+    /// The checkpoint to hold against it
+    pub(crate) b: PathBuf,
+
+    /// Give errors relative to A's delta against this base
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    pub(crate) pair: Pair,
+
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+
+    /// Write the plan to this file, as JSON
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// Directory to run in, and to keep [default: a temporary one, removed at the end]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct MakePair {
+    /// Directory to make `base` and `fine-tune` in
+    pub(crate) dir: PathBuf,
+    /// Width of the model
+    #[arg(long, value_name = "N")]
+    pub(crate) hidden: Option<u64>,
+    /// Width inside its feed-forward layers
+    #[arg(long, value_name = "N")]
+    pub(crate) intermediate: Option<u64>,
+    /// Rows of the embedding
+    #[arg(long, value_name = "N")]
+    pub(crate) vocab: Option<u64>,
+    /// Number of blocks
+    #[arg(long, value_name = "N")]
+    pub(crate) layers: Option<u64>,
+    /// Element type of all tensors
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<FloatName>,
+    /// Shards of the base
+    #[arg(long, value_name = "N")]
+    pub(crate) base_shards: Option<u64>,
+    /// Shards of the fine-tune
+    #[arg(long, value_name = "N")]
+    pub(crate) shards: Option<u64>,
+}
+
+/// Element types of made-up pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FloatName {
+    Bf16,
+    F16,
+    F32,
+}
+
+impl From<FloatName> for DType {
+    fn from(name: FloatName) -> Self {
+        match name {
+            FloatName::Bf16 => DType::BF16,
+            FloatName::F16 => DType::F16,
+            FloatName::F32 => DType::F32,
+        }
+    }
+}
+
+/// A size in bytes: a number with a decimal (GB) or binary (GiB) unit, or none.
+fn size(text: &str) -> Result<u64, String> {
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(0)) | Err(_) => {
+            Err("a size is a number above 0 with an optional unit, as in 512MiB or 5GB".to_owned())
+        }
+        Ok(ByteSize(bytes)) => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("delta-stream").chain(line.split(' ')))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_contract() {
+        let args = parse("compress --shards ft --base b -o a").unwrap();
+        assert_eq!(args.common.max_memory, delta_stream::DEFAULT_MAX_MEMORY);
+        assert_eq!((args.common.threads, args.common.seed), (None, None));
+        assert_eq!(args.common.io, Io::Mmap);
+        let common = &args.common;
+        assert!(!common.json && !common.quiet && !common.force && !common.no_simd);
+        let Verb::Compress(verb) = args.verb else { panic!("not compress") };
+        assert_eq!(verb.choice.method, MethodName::DeltaDct);
+        assert_eq!((verb.choice.patch, verb.name), (None, None));
+    }
+
+    #[test]
+    fn common_options_stand_before_or_after_the_verb() {
+        let flags = "--max-memory 2GB --threads 3 --seed 9 --io read --json -q --force --no-simd";
+        for line in [format!("{flags} inspect a"), format!("inspect a {flags}")] {
+            let common = parse(&line).unwrap().common;
+            assert_eq!(common.max_memory, 2_000_000_000);
+            assert_eq!((common.threads, common.seed), (Some(3), Some(9)));
+            assert_eq!(common.io, Io::Read);
+            assert!(common.json && common.quiet && common.force && common.no_simd);
+        }
+    }
+
+    #[test]
+    fn each_verb_keeps_what_was_typed() {
+        let choice = "--method lossless --patch 32 --allocation 4:0.25,0:0.75 --rescale off \
+                      --include a --exclude b";
+        let line = format!("append --shards ft --base b --archive a --name v {choice}");
+        let Verb::Append(verb) = parse(&line).unwrap().verb else { panic!("not append") };
+        assert_eq!(verb.choice.method, MethodName::Lossless);
+        assert_eq!(verb.choice.patch, Some(32));
+        assert_eq!(verb.choice.allocation.unwrap().to_string(), "4:0.25,0:0.75");
+        assert_eq!(verb.choice.rescale, Some(Switch::Off));
+        assert_eq!(
+            (verb.choice.include.unwrap(), verb.choice.exclude.unwrap()),
+            ("a".into(), "b".into())
+        );
+        assert_eq!((verb.name.as_str(), verb.archive.to_str()), ("v", Some("a")));
+
+        let line = "restore a --base b -o d --name v --tensor x* --tensor y --max-shard-size 5GB";
+        let Verb::Restore(verb) = parse(line).unwrap().verb else { panic!("not restore") };
+        assert_eq!(verb.tensors, ["x*", "y"]);
+        assert_eq!((verb.max_shard_size, verb.name.as_deref()), (Some(5_000_000_000), Some("v")));
+
+        let Verb::Inspect(verb) = parse("inspect a --name v --tensors").unwrap().verb else {
+            panic!("not inspect")
+        };
+        assert!(verb.tensors && verb.name.is_some());
+        let Verb::Verify(verb) = parse("verify a --base b --name v").unwrap().verb else {
+            panic!("not verify")
+        };
+        assert!(verb.base.is_some() && verb.name.is_some());
+        let Verb::Compare(verb) = parse("compare x y --base b").unwrap().verb else {
+            panic!("not compare")
+        };
+        assert!(verb.base.is_some() && verb.a.ends_with("x") && verb.b.ends_with("y"));
+        let Verb::Plan(verb) = parse("plan --shards f --base b -o p.json").unwrap().verb else {
+            panic!("not plan")
+        };
+        assert!(verb.output.is_some());
+        let line = "make-pair d --hidden 1 --intermediate 2 --vocab 3 --layers 4 --dtype f16 \
+                    --base-shards 5 --shards 6 --seed 7";
+        let Verb::MakePair(verb) = parse(line).unwrap().verb else { panic!("not make-pair") };
+        assert_eq!((verb.hidden, verb.intermediate, verb.vocab), (Some(1), Some(2), Some(3)));
+        assert_eq!((verb.layers, verb.base_shards, verb.shards), (Some(4), Some(5), Some(6)));
+        assert_eq!(verb.dtype.map(DType::from), Some(DType::F16));
+    }
+
+    #[test]
+    fn wrong_lines_are_refused() {
+        for line in [
+            "compress --shards ft --base b",
+            "append --shards ft --base b --archive a",
+            "restore a -o d",
+            "inspect",
+            "compare a",
+            "remove a --name v",
+            "inspect a --threads 0",
+            "inspect a --max-memory 0",
+            "inspect a --max-memory lots",
+            "inspect a --io fast",
+            "inspect a --include x",
+            "plan --shards f --base b --method auto",
+            "plan --shards f --base b --rescale maybe",
+            "plan --shards f --base b --allocation 2:0.9,0:0.9",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_take_decimal_and_binary_units() {
+        for (text, bytes) in [
+            ("5GB", 5_000_000_000),
+            ("5GiB", 5 << 30),
+            ("512MiB", 512 << 20),
+            ("1.5 KiB", 1536),
+            ("4096", 4096),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "0.1B", "-1", "5XB", "GB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `compress` and `append`.
+
+use delta_stream::{CompressReport, Result};
+
+use crate::cli::args;
+use crate::cli::output::{Facts, Outcome, count, exact_size, method, relative, size};
+use crate::cli::resolve::{self, Session};
+
+pub(crate) fn compress(verb: &args::Compress, session: &Session) -> Result<Outcome> {
+    let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
+    resolve::local(&[ft, base])?;
+    let options = session.compress_options(&verb.choice, verb.name.as_deref())?;
+    let report = session
+        .watch(|observer| delta_stream::compress(ft, base, &verb.output, &options, observer))?;
+    session.print(&report, || table(&report))?;
+    Ok(Outcome::Done)
+}
+
+pub(crate) fn append(verb: &args::Append, session: &Session) -> Result<Outcome> {
+    let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
+    resolve::local(&[ft, base])?;
+    let options = session.compress_options(&verb.choice, Some(&verb.name))?;
+    let report = session
+        .watch(|observer| delta_stream::append(ft, base, &verb.archive, &options, observer))?;
+    session.print(&report, || table(&report))?;
+    Ok(Outcome::Done)
+}
+
+pub(crate) fn table(report: &CompressReport) -> String {
+    let tensors = match report.lossy_tensors {
+        0 => format!("{}, all bit for bit", report.tensors),
+        n => format!("{}, of these {n} with loss", report.tensors),
+    };
+    let paper = report.paper_ratio.map(|ratio| {
+        format!("{ratio:.2} (the paper's count: {})", report.paper_ratio_kind.unwrap_or("unknown"))
+    });
+    let bits = report.bits_per_parameter.map(|bits| {
+        format!("{bits:.3} (over {} lossy parameters)", count(report.lossy_parameters))
+    });
+    let error = report.relative_error.map(|e| {
+        format!("{} (lost / delta, sums of squares over the lossy tensors)", relative(Some(e)))
+    });
+    let rate = report.fine_tuned_bytes as f64 / report.elapsed_seconds.max(1e-9);
+    let mut facts = Facts::default();
+    facts
+        .add("variant", &report.variant)
+        .add("method", method(report.method, &report.settings))
+        .add("tensors", tensors)
+        .add("fine-tune", exact_size(report.fine_tuned_bytes))
+        .add("stored", exact_size(report.archive_bytes))
+        .add(
+            "honest ratio",
+            format!("{:.2} (fine-tune / stored, everything included)", report.ratio),
+        )
+        .add_if("paper ratio", paper)
+        .add_if("bits a parameter", bits)
+        .add_if("relative error", error)
+        .add_cost(report.peak_memory_bytes, report.elapsed_seconds)
+        .add("rate", format!("{} a second", size(rate as u64)));
+    facts.to_string()
+}

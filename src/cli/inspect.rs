@@ -1,0 +1,76 @@
+//! `inspect`.
+
+use delta_stream::{ArchiveSummary, Result, TensorSummary, VariantSummary};
+
+use crate::cli::args;
+use crate::cli::output::{Columns, Facts, Outcome, exact_size, method, relative, size};
+use crate::cli::resolve::Session;
+
+pub(crate) fn run(verb: &args::Inspect, session: &Session) -> Result<Outcome> {
+    let report = delta_stream::inspect(&verb.archive, verb.name.as_deref(), verb.tensors)?;
+    session.print(&report, || table(&report))?;
+    Ok(Outcome::Done)
+}
+
+pub(crate) fn table(report: &ArchiveSummary) -> String {
+    let mut facts = Facts::default();
+    facts
+        .add("archive", exact_size(report.archive_bytes))
+        .add("format version", report.format_version)
+        .add("generation", report.generation)
+        .add("variants", report.variants.len());
+    let mut out = facts.to_string();
+    for variant in &report.variants {
+        out.push('\n');
+        out.push_str(&variant_table(variant));
+    }
+    out
+}
+
+fn variant_table(variant: &VariantSummary) -> String {
+    let mut facts = Facts::default();
+    facts
+        .add("variant", &variant.name)
+        .add("method", method(variant.method, &variant.settings))
+        .add("seed", variant.seed)
+        .add("written by", &variant.tool)
+        .add(
+            "tensors",
+            format!("{}, of these {} with loss", variant.tensors, variant.lossy_tensors),
+        )
+        .add("fine-tune", exact_size(variant.fine_tuned_bytes))
+        .add("stored", exact_size(variant.stored_bytes))
+        .add(
+            "honest ratio",
+            format!("{:.2} (fine-tune / stored, everything included)", variant.ratio),
+        )
+        .add_if("bits a parameter", variant.bits_per_parameter.map(|b| format!("{b:.3}")))
+        .add_if("relative error", variant.relative_error.map(|e| relative(Some(e))))
+        .add("shards", variant.shards.len())
+        .add("side files", variant.side_files.join(", "));
+    let mut out = facts.to_string();
+    if let Some(tensors) = &variant.tensor_list {
+        out.push('\n');
+        out.push_str(&tensor_table(tensors));
+    }
+    out
+}
+
+fn tensor_table(tensors: &[TensorSummary]) -> String {
+    let headings = ["tensor", "dtype", "shape", "as", "bytes", "stored", "bits", "error"];
+    let mut columns = Columns::new(&headings);
+    for t in tensors {
+        let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+        columns.add(vec![
+            t.name.clone(),
+            t.dtype.to_owned(),
+            format!("[{}]", shape.join(", ")),
+            t.stored_as.to_owned(),
+            size(t.bytes),
+            size(t.stored_bytes),
+            format!("{:.3}", t.bits_per_parameter),
+            relative(t.relative_error),
+        ]);
+    }
+    columns.to_string()
+}

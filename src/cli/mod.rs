@@ -1,0 +1,67 @@
+//! The command line: what was typed (`args`) becomes resolved options (`resolve`), then one library
+//! call in the verb's file, then a table or one JSON object (`output`). Decides nothing about
+//! checkpoints or archives; that is the library's.
+
+mod args;
+mod compare;
+mod compress;
+mod demo;
+mod inspect;
+mod output;
+mod plan;
+mod progress;
+mod resolve;
+mod restore;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use delta_stream::Result;
+
+use crate::cli::args::{Args, Verb};
+use crate::cli::output::Outcome;
+use crate::cli::resolve::Session;
+
+/// Runs the program. An error is printed once, here, with its whole chain.
+pub(crate) fn run() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            // Help that nobody reads to its end is no failure.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(&args) {
+        Ok(outcome) => ExitCode::from(outcome.code()),
+        Err(e) => {
+            progress::say(&output::error_line(&e));
+            ExitCode::from(output::exit_code(e.kind()))
+        }
+    }
+}
+
+fn dispatch(args: &Args) -> Result<Outcome> {
+    if args.common.no_simd {
+        delta_stream::kernel::set_simd(false);
+    }
+    let session = Session::new(&args.common);
+    match &args.verb {
+        // These two cannot be asked to stop, so a signal ends them as it ends any program.
+        Verb::Inspect(verb) => return inspect::run(verb, &session),
+        Verb::MakePair(verb) => return demo::make_pair(verb, &session),
+        _ => progress::catch_signals()?,
+    }
+    match &args.verb {
+        Verb::Compress(verb) => compress::compress(verb, &session),
+        Verb::Append(verb) => compress::append(verb, &session),
+        Verb::Restore(verb) => restore::run(verb, &session),
+        Verb::Inspect(verb) => inspect::run(verb, &session),
+        Verb::Verify(verb) => verify::run(verb, &session),
+        Verb::Compare(verb) => compare::run(verb, &session),
+        Verb::Plan(verb) => plan::run(verb, &session),
+        Verb::Demo(verb) => demo::run(verb, &session),
+        Verb::MakePair(verb) => demo::make_pair(verb, &session),
+    }
+}

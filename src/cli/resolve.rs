@@ -1,0 +1,232 @@
+//! From what was typed to the library's options. Touches no file but to see whether a path is there.
+
+use std::path::Path;
+
+use delta_stream::{
+    CompressOptions, DeltaDct, Error, MapChoice, Method, Observer, Policy, Resources, Result,
+};
+use serde::Serialize;
+
+use crate::cli::args::{Choice, Common, Io, MethodName, Switch};
+use crate::cli::output;
+use crate::cli::progress::Console;
+
+/// What holds for the whole run, whatever the verb.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) resources: Resources,
+    pub(crate) seed: Option<u64>,
+    pub(crate) force: bool,
+    pub(crate) json: bool,
+    quiet: bool,
+}
+
+impl Session {
+    pub(crate) fn new(common: &Common) -> Self {
+        let mut resources = Resources::default().with_max_memory(common.max_memory);
+        if let Some(threads) = common.threads {
+            resources = resources.with_threads(threads);
+        }
+        if common.io == Io::Mmap {
+            resources = resources.with_map(map_inputs());
+        }
+        let Common { seed, force, json, quiet, .. } = *common;
+        Self { resources, seed, force, json, quiet }
+    }
+
+    /// Runs one library call with progress and notes on standard error, gone when it returns.
+    pub(crate) fn watch<T>(&self, call: impl FnOnce(&dyn Observer) -> Result<T>) -> Result<T> {
+        call(&Console::new(self.quiet))
+    }
+
+    /// Prints notes that a report carries.
+    pub(crate) fn note_all(&self, notes: &[String]) {
+        let console = Console::new(self.quiet);
+        notes.iter().for_each(|note| console.note(note));
+    }
+
+    /// Prints the result: the report as JSON, or its table.
+    pub(crate) fn print(
+        &self,
+        report: &impl Serialize,
+        table: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if self.json {
+            output::print(&format!("{}\n", output::json(report)?))
+        } else {
+            output::print(&table())
+        }
+    }
+
+    /// Options of `compress`, `append` and `plan`.
+    pub(crate) fn compress_options(
+        &self,
+        choice: &Choice,
+        name: Option<&str>,
+    ) -> Result<CompressOptions> {
+        let method = method(choice)?;
+        if method == Method::Lossless && (choice.include.is_some() || choice.exclude.is_some()) {
+            self.note_all(&[
+                "--include and --exclude choose lossy tensors; lossless has none".into()
+            ]);
+        }
+        let policy = Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?;
+        let mut options = CompressOptions::new(method)
+            .with_policy(policy)
+            .with_seed(self.seed.unwrap_or(0))
+            .with_resources(self.resources.clone())
+            .with_force(self.force);
+        if let Some(name) = name {
+            options = options.with_name(name);
+        }
+        Ok(options)
+    }
+}
+
+#[expect(unsafe_code, reason = "the one place where the promise about mapped files is passed on")]
+fn map_inputs() -> MapChoice {
+    // SAFETY: whether other processes leave the inputs alone is the user's to know; `--help` says that
+    // they must not change during a run and that `--io read` does without. This process itself
+    // writes new files only, and renames them into place.
+    unsafe { MapChoice::trusting_files_stay_unchanged() }
+}
+
+/// The method with its settings. A setting of another method is refused rather than ignored.
+fn method(choice: &Choice) -> Result<Method> {
+    match choice.method {
+        MethodName::Lossless => {
+            let typed = [
+                ("--patch", choice.patch.is_some()),
+                ("--allocation", choice.allocation.is_some()),
+                ("--rescale", choice.rescale.is_some()),
+            ];
+            match typed.iter().find(|(_, given)| *given) {
+                None => Ok(Method::Lossless),
+                Some((flag, _)) => Err(Error::invalid_argument(format!(
+                    "{flag} belongs to --method delta-dct; --method lossless does not use it"
+                ))),
+            }
+        }
+        MethodName::DeltaDct => {
+            let mut settings = DeltaDct::default();
+            if let Some(patch) = choice.patch {
+                settings = settings.with_patch(patch);
+            }
+            if let Some(allocation) = &choice.allocation {
+                settings = settings.with_allocation(allocation.clone());
+            }
+            if let Some(rescale) = choice.rescale {
+                settings = settings.with_rescale(rescale == Switch::On);
+            }
+            Ok(Method::DeltaDct(settings))
+        }
+    }
+}
+
+/// Refuses names of models on a hub, which otherwise fail as a file that is missing.
+pub(crate) fn local(paths: &[&Path]) -> Result<()> {
+    for path in paths {
+        let parent_is_there = path.parent().is_some_and(Path::exists);
+        if std::fs::symlink_metadata(path).is_err() && !parent_is_there && is_hub_name(path) {
+            return Err(Error::invalid_argument(format!(
+                "{0} is no local path; download the checkpoint first (hf download {0} \
+                 --local-dir DIR) and give the directory",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a path reads like `org/name`.
+fn is_hub_name(path: &Path) -> bool {
+    let Some((org, name)) = path.to_str().and_then(|text| text.split_once('/')) else {
+        return false;
+    };
+    let is_word = |word: &str| {
+        let mut bytes = word.bytes();
+        bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    let is_file = [".safetensors", ".json"].iter().any(|suffix| name.ends_with(suffix));
+    is_word(org) && is_word(name) && !is_file
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Args, Verb};
+    use clap::Parser;
+    use delta_stream::ErrorKind;
+
+    fn choice(line: &str) -> (Session, Choice) {
+        let line = format!("delta-stream plan --shards f --base b -q {line}");
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        let Verb::Plan(verb) = args.verb else { panic!("not plan") };
+        (Session::new(&args.common), verb.choice)
+    }
+
+    #[test]
+    fn options_are_resolved() {
+        let (session, choice) = choice(
+            "--patch 8 --rescale off --allocation 3:1 --threads 2 --max-memory 1GiB --seed 4",
+        );
+        let options = session.compress_options(&choice, Some("v")).unwrap();
+        let Method::DeltaDct(settings) = &options.method else { panic!("not delta-dct") };
+        assert_eq!((settings.patch, settings.rescale), (8, false));
+        assert_eq!(settings.allocation.to_string(), "3:1");
+        assert_eq!((options.resources.threads, options.resources.max_memory), (2, 1 << 30));
+        assert_eq!((options.seed, options.name.as_deref()), (4, Some("v")));
+        assert_eq!(options.resources.map, map_inputs());
+    }
+
+    #[test]
+    fn defaults_are_the_librarys() {
+        let (session, choice) = choice("--io read");
+        let options = session.compress_options(&choice, None).unwrap();
+        assert_eq!(options.method, Method::DeltaDct(DeltaDct::default()));
+        assert_eq!(options.resources.threads, Resources::default().threads);
+        assert_eq!(options.resources.map, MapChoice::never());
+        assert_eq!((options.seed, options.name, options.force), (0, None, false));
+    }
+
+    #[test]
+    fn settings_of_another_method_are_refused_by_name() {
+        for flag in ["--patch 8", "--allocation 2:1", "--rescale on"] {
+            let (session, choice) = choice(&format!("--method lossless {flag}"));
+            let error = session.compress_options(&choice, None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            let text = error.to_string();
+            let name = flag.split(' ').next().unwrap();
+            assert!(text.contains(name) && text.contains("lossless"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_regex_names_its_flag() {
+        let (session, choice) = choice("--exclude (");
+        let error = session.compress_options(&choice, None).unwrap_err();
+        let line = output::error_line(&error);
+        assert!(line.starts_with("error: --exclude") && line.lines().count() == 1, "{line}");
+    }
+
+    #[test]
+    fn hub_names_are_told_from_paths() {
+        for (path, is_hub) in [
+            ("meta-llama/Llama-2-13b-hf", true),
+            ("org/name.v1", true),
+            ("./model", false),
+            ("../model", false),
+            ("/abs/model", false),
+            ("model", false),
+            ("a/b/c", false),
+            ("dir/model.safetensors", false),
+        ] {
+            assert_eq!(is_hub_name(Path::new(path)), is_hub, "{path}");
+        }
+        let error = local(&[Path::new("no-such-org/model")]).unwrap_err();
+        assert!(error.to_string().contains("local"), "{error}");
+        // A missing file in a directory that is there is only missing.
+        assert!(local(&[Path::new("src/no-such-file"), Path::new("src")]).is_ok());
+    }
+}

@@ -1,0 +1,46 @@
+//! `restore`.
+
+use delta_stream::{RestoreOptions, RestoreReport, Result};
+
+use crate::cli::args;
+use crate::cli::output::{Facts, Outcome, exact_size};
+use crate::cli::resolve::{self, Session};
+
+/// Shards listed by name in the table.
+const MAX_LISTED: usize = 4;
+
+pub(crate) fn run(verb: &args::Restore, session: &Session) -> Result<Outcome> {
+    resolve::local(&[&verb.base])?;
+    let options = options(verb.name.clone(), session)
+        .with_tensors(verb.tensors.clone())
+        .with_max_shard_size(verb.max_shard_size);
+    let report = session.watch(|observer| {
+        delta_stream::restore(&verb.archive, &verb.base, &verb.output, &options, observer)
+    })?;
+    session.print(&report, || table(&report))?;
+    Ok(Outcome::Done)
+}
+
+/// Options that restore everything as it was.
+pub(crate) fn options(name: Option<String>, session: &Session) -> RestoreOptions {
+    RestoreOptions::default()
+        .with_name(name)
+        .with_resources(session.resources.clone())
+        .with_force(session.force)
+}
+
+pub(crate) fn table(report: &RestoreReport) -> String {
+    let files = if report.files.len() <= MAX_LISTED {
+        report.files.join(", ")
+    } else {
+        format!("{}, ... ({} shards)", report.files[..MAX_LISTED].join(", "), report.files.len())
+    };
+    let mut facts = Facts::default();
+    facts
+        .add("variant", &report.variant)
+        .add("tensors", report.tensors)
+        .add("written", exact_size(report.restored_bytes))
+        .add("shards", files)
+        .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
+    facts.to_string()
+}

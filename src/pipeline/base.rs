@@ -1,0 +1,68 @@
+//! The base a variant is restored against: opened, and refused early if it is another.
+
+use std::path::Path;
+
+use crate::archive::{Origin, Stored};
+use crate::checkpoint::{Checkpoint, MapChoice, Source, TensorInfo};
+use crate::error::{Error, Result};
+use crate::pipeline::identity::{base_bytes_used, base_probe};
+
+/// The base of an archive, opened and probed.
+pub(crate) struct Base {
+    checkpoint: Checkpoint,
+    source: Source,
+}
+
+impl Base {
+    pub(crate) fn open(path: &Path, map: &MapChoice) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let source = Source::new(&checkpoint, map)?;
+        Ok(Self { checkpoint, source })
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The base's tensor of this name, if it has one.
+    fn tensor(&self, name: &str) -> Result<&TensorInfo> {
+        let found = self.checkpoint.find(name).map(|(_, t)| t);
+        found.ok_or_else(|| wrong_base(name, &self.checkpoint, "has no such tensor"))
+    }
+
+    /// Refuses a base that cannot be the one `stored` was made against, naming the first tensor that
+    /// differs; reads a few KiB of each.
+    pub(crate) fn check(&self, stored: &Stored, wanted: &[usize]) -> Result<()> {
+        for &i in wanted {
+            let item = &stored.head.items[i];
+            let Origin::Base { dtype, .. } = item.origin else {
+                continue;
+            };
+            if stored.tilings[i].is_empty() {
+                continue;
+            }
+            let name = &stored.tensors[i].name;
+            let b = self.tensor(name)?;
+            let used = base_bytes_used(item);
+            if b.dtype != dtype || b.n_bytes < used {
+                return Err(wrong_base(name, &self.checkpoint, "has another dtype or shape"));
+            }
+            if base_probe(&self.source, b, used)? != stored.seal.tensors[i].base_probe {
+                return Err(wrong_base(name, &self.checkpoint, "has other values"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The base differs in tensor `name`; `how` completes "it ... in tensor".
+pub(crate) fn wrong_base(name: &str, base: &Checkpoint, how: &str) -> Error {
+    Error::mismatch(format!(
+        "{} is not the base this variant was made against: it {how} in tensor {name}",
+        base.root().display()
+    ))
+}

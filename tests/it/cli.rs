@@ -1,0 +1,319 @@
+//! The command line as its contract has it (ARCHITECTURE.md section 3): exit codes, one JSON object
+//! on standard output, messages on standard error, and what is refused.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+use delta_stream::DType;
+use predicates::prelude::*;
+use predicates::str::{contains, is_empty};
+use serde_json::Value;
+
+use crate::support::{Pair, assert_same_files, small, stderr, stdout};
+
+const COMPRESS: &str = "compress --shards fine-tune --base base";
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let pair = Pair::new();
+    for line in ["--help", "--version", "compress --help", "help restore"] {
+        pair.run(line)
+            .code(0)
+            .stderr(is_empty())
+            .stdout(contains("delta-stream").or(contains("Usage")));
+    }
+    // Switches for tests and benches stay out of sight, and methods that are not built too.
+    pair.run("compress --help").stdout(contains("no-simd").not().and(contains("auto").not()));
+    pair.run("--help").stdout(contains("make-pair").not().and(contains("must not change")));
+}
+
+#[test]
+fn each_failure_has_its_exit_code_and_one_line() {
+    let pair = Pair::with_archive();
+    let whole = fs::read(pair.path("a.delta.zst")).unwrap();
+    fs::write(pair.path("cut.delta.zst"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(pair.path("text.safetensors"), "this is no safetensors file, whatever it is called")
+        .unwrap();
+    fs::write(pair.path("pytorch_model.bin"), "torch").unwrap();
+    fs::create_dir(pair.path("empty")).unwrap();
+    for (line, code, words) in [
+        ("restore a.delta.zst --base base -o r --name other", 2, &["small"][..]),
+        ("inspect a.delta.zst --name other", 2, &["small"]),
+        ("verify a.delta.zst --name other", 2, &["small"]),
+        ("restore a.delta.zst --base base -o r --tensor no-such-*", 2, &["no-such-*"]),
+        ("compress --shards fine-tune --base base -o b --patch 7", 2, &["patch", "8, 16, 32"]),
+        ("compress --shards fine-tune --base base -o b --include (", 2, &["--include"]),
+        ("compress --shards fine-tune --base base -o b --max-memory 1MiB", 2, &["--max-memory"]),
+        ("compress --shards some-org/model --base base -o b", 2, &["some-org/model", "local"]),
+        ("plan --shards text.safetensors --base base", 3, &["text.safetensors"]),
+        ("compress --shards pytorch_model.bin --base base -o b", 3, &["convert"]),
+        ("compare fine-tune empty", 3, &["empty"]),
+        ("inspect cut.delta.zst", 4, &["cut.delta.zst"]),
+        ("verify cut.delta.zst --base base", 4, &["cut.delta.zst"]),
+        ("restore cut.delta.zst --base base -o r", 4, &["cut.delta.zst"]),
+        ("restore a.delta.zst --base fine-tune -o r", 5, &["model.", "weight"]),
+        ("verify a.delta.zst --base fine-tune", 5, &["model.", "weight"]),
+        ("inspect missing.delta.zst", 6, &["missing.delta.zst"]),
+        ("compress --shards missing --base base -o b", 6, &["missing"]),
+    ] {
+        for json in [false, true] {
+            let mut command = pair.command(line);
+            let assert = if json { command.arg("--json") } else { &mut command }.assert();
+            let text = stderr(&assert);
+            assert_eq!(assert.get_output().status.code(), Some(code), "{line}: {text}");
+            assert!(text.starts_with("error: ") && text.lines().count() == 1, "{line}: {text}");
+            assert!(words.iter().all(|word| text.contains(word)), "{line}: {text}");
+            assert_eq!(stdout(&assert), "", "{line}");
+        }
+    }
+    // Nothing half-made is left.
+    let names = pair.names();
+    assert!(!names.iter().any(|n| n == "r" || n == "b" || n.starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn usage_errors_exit_2_with_nothing_on_stdout() {
+    let pair = Pair::new();
+    for line in [
+        "",
+        "frobnicate",
+        "compress --shards fine-tune --base base",
+        "compress --shards fine-tune --base base -o a --method auto",
+        "append --shards fine-tune --base base --archive a",
+        "inspect a --threads 0",
+        "inspect a --max-memory zero",
+    ] {
+        pair.run(line).code(2).stdout(is_empty()).stderr(is_empty().not());
+    }
+    for flag in ["--patch 8", "--allocation 2:0.5,0:0.5", "--rescale off"] {
+        let name = flag.split(' ').next().unwrap();
+        pair.run(&format!("{COMPRESS} -o a --method lossless {flag}"))
+            .code(2)
+            .stderr(contains(name).and(contains("--method lossless")));
+    }
+}
+
+#[test]
+fn json_has_the_fields_of_the_contract() {
+    let pair = Pair::new();
+    let compressed = "archive_bytes fine_tuned_bytes ratio paper_ratio paper_ratio_kind \
+                      bits_per_parameter tensors method peak_memory_bytes elapsed_seconds";
+    for (line, code, fields) in [
+        ("plan --shards fine-tune --base base", 0, "archive_bytes seconds memory_bytes tensors"),
+        ("compress --shards fine-tune --base base -o a --name small", 0, compressed),
+        (
+            "append --shards fine-tune --base base --archive a --name exact --method lossless",
+            0,
+            compressed,
+        ),
+        ("inspect a --tensors", 0, "format_version generation archive_bytes variants"),
+        ("verify a", 0, "ok level variants frames bytes"),
+        ("verify a --base base", 0, "ok level variants differing"),
+        (
+            "restore a --base base -o r --name small",
+            0,
+            "restored_bytes peak_memory_bytes elapsed_seconds",
+        ),
+        ("restore a --base base -o e --name exact", 0, "restored_bytes"),
+        ("compare fine-tune r --base base", 1, "identical relative_error tensors"),
+        ("compare fine-tune e --base base", 0, "identical relative_error tensors"),
+    ] {
+        let report = pair.json(line, code);
+        for field in fields.split_whitespace() {
+            assert!(report.get(field).is_some(), "{line}: no {field} in {report}");
+        }
+    }
+    assert_same_files(&pair.path("fine-tune"), &pair.path("e"));
+    let report = pair.json("compare fine-tune r --base base", 1);
+    let error = report["relative_error"].as_f64().unwrap();
+    assert!(report["identical"] == false && error > 0.0 && error < 1.0, "{report}");
+    assert!(pair.json("verify a --base base", 0)["level"] == "decode");
+}
+
+#[test]
+fn ratios_count_the_file_that_was_written() {
+    let pair = Pair::new();
+    let report = pair.json(&format!("{COMPRESS} -o a"), 0);
+    let bytes = |v: &Value| v.as_u64().unwrap();
+    assert_eq!(bytes(&report["archive_bytes"]), fs::metadata(pair.path("a")).unwrap().len());
+    let files = fs::read_dir(pair.path("fine-tune")).unwrap().map(|e| e.unwrap());
+    let total: u64 = files
+        .filter(|e| !e.file_name().to_string_lossy().ends_with(".index.json"))
+        .map(|e| e.metadata().unwrap().len())
+        .sum();
+    assert_eq!(bytes(&report["fine_tuned_bytes"]), total);
+    let ratio = total as f64 / bytes(&report["archive_bytes"]) as f64;
+    assert!((report["ratio"].as_f64().unwrap() - ratio).abs() < 1e-9, "{report}");
+    assert_eq!(report["variant"], "fine-tune");
+    // People see both ratios, labelled.
+    pair.run(&format!("{COMPRESS} -o b"))
+        .stdout(contains("honest ratio").and(contains("paper ratio")));
+}
+
+#[test]
+fn an_archive_does_not_depend_on_threads_memory_io_or_vectors() {
+    let pair = Pair::new();
+    let variations = [
+        "--threads 1",
+        "--threads 3 --io read",
+        "--max-memory 64MiB --threads 2",
+        "--no-simd --threads 2",
+    ];
+    let archives = variations.map(|flags| {
+        pair.run(&format!("{COMPRESS} -o a --force {flags}")).success();
+        fs::read(pair.path("a")).unwrap()
+    });
+    assert!(archives.windows(2).all(|two| two[0] == two[1]));
+}
+
+#[test]
+fn stderr_has_no_bar_without_a_terminal_and_nothing_when_quiet() {
+    let base = Pair::of(&small().with_dtype(DType::F32));
+    let pair = Pair::new();
+    let base = base.path("base");
+    let line = format!("plan --shards fine-tune --base {} --max-memory 256MiB", base.display());
+    let assert = pair.run(&line).success();
+    let text = stderr(&assert);
+    // Twenty tensors have another dtype than the base's; nobody reads twenty lines of that.
+    let notes = text.lines().filter(|line| line.starts_with("note: ")).count();
+    assert!(notes == 6 && text.lines().count() == 6 && text.contains("15 more"), "{text}");
+    pair.run(&format!("{line} --quiet")).success().stderr(is_empty()).stdout(is_empty().not());
+    pair.run("inspect missing -q").code(6).stderr(contains("missing"));
+}
+
+#[test]
+fn outputs_that_exist_are_kept_unless_forced() {
+    let pair = Pair::with_archive();
+    fs::create_dir(pair.path("d")).unwrap();
+    fs::write(pair.path("d/mine"), "mine").unwrap();
+    fs::write(pair.path("p.json"), "mine").unwrap();
+    let before = fs::read(pair.path("a.delta.zst")).unwrap();
+    for line in [
+        "compress --shards fine-tune --base base -o a.delta.zst",
+        "restore a.delta.zst --base base -o d",
+        "plan --shards fine-tune --base base -o p.json",
+        "append --shards fine-tune --base base --archive a.delta.zst --name small",
+    ] {
+        pair.run(line).code(2).stdout(is_empty());
+    }
+    assert_eq!(fs::read(pair.path("a.delta.zst")).unwrap(), before);
+    assert_eq!(fs::read_to_string(pair.path("d/mine")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(pair.path("p.json")).unwrap(), "mine");
+    pair.run("plan --shards fine-tune --base base -o p.json --force").success();
+    let plan: Value = serde_json::from_slice(&fs::read(pair.path("p.json")).unwrap()).unwrap();
+    assert!(plan["tensors"].is_array());
+    pair.run("compress --shards fine-tune --base base -o a.delta.zst --force").success();
+}
+
+#[test]
+fn outputs_never_land_in_an_input() {
+    let pair = Pair::with_archive();
+    for line in [
+        "compress --shards fine-tune --base base -o base/a --force",
+        "compress --shards fine-tune --base base -o fine-tune/config.json --force",
+        "restore a.delta.zst --base base -o base --force",
+        "restore a.delta.zst --base base -o base/inner",
+        "restore a.delta.zst --base base -o . --force",
+        "plan --shards fine-tune --base base -o base/config.json --force",
+    ] {
+        let text = stderr(&pair.run(line).code(2).stdout(is_empty()));
+        assert!(text.starts_with("error: "), "{line}: {text}");
+    }
+    assert_eq!(pair.names(), ["a.delta.zst", "base", "fine-tune"]);
+}
+
+#[test]
+fn an_archive_of_several_variants_asks_which() {
+    let pair = Pair::with_archive();
+    pair.run("append --shards fine-tune --base base --archive a.delta.zst --name exact --method lossless")
+        .success();
+    pair.run("restore a.delta.zst --base base -o r")
+        .code(2)
+        .stderr(contains("small").and(contains("exact")));
+    let summary = pair.json("inspect a.delta.zst", 0);
+    let names: Vec<_> =
+        summary["variants"].as_array().unwrap().iter().map(|v| &v["name"]).collect();
+    assert_eq!(names, ["small", "exact"]);
+    assert_eq!(summary["generation"], 2);
+    let one = pair.json("inspect a.delta.zst --name exact --tensors", 0);
+    assert_eq!(one["variants"].as_array().unwrap().len(), 1);
+    assert_eq!(one["variants"][0]["tensor_list"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn restore_takes_a_selection_and_a_shard_size() {
+    let pair = Pair::with_archive();
+    let report = pair
+        .json("restore a.delta.zst --base base -o one --tensor *.0.*q_proj* --tensor *.norm.*", 0);
+    assert_eq!(report["tensors"], 2);
+    let report = pair.json("restore a.delta.zst --base base -o cut --max-shard-size 50kB", 0);
+    let files = report["files"].as_array().unwrap();
+    assert!(files.len() > 3, "{report}");
+    pair.run("restore a.delta.zst --base base -o whole").success();
+    assert_eq!(pair.json("compare whole cut", 0)["identical"], true);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let pair = Pair::with_archive();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
+        .args(["inspect", "a.delta.zst", "--tensors"])
+        .current_dir(pair.path("."))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(text, "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_stdout_is_an_error() {
+    let pair = Pair::with_archive();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
+        .args(["inspect", "a.delta.zst", "--json"])
+        .current_dir(pair.path("."))
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("error: "));
+}
+
+#[test]
+fn the_demo_walks_the_whole_tour() {
+    let pair = Pair::new();
+    fs::create_dir(pair.path("tmp")).unwrap();
+    let temp = pair.path("tmp");
+    let assert = pair.command("demo").env("TMPDIR", &temp).assert().success();
+    let text = stdout(&assert);
+    for verb in ["compress", "append", "inspect", "verify", "restore", "compare"] {
+        assert!(text.contains(&format!("$ delta-stream {verb} ")), "{verb}: {text}");
+    }
+    assert!(text.contains("identical to the fine-tune"), "{text}");
+    assert_eq!(fs::read_dir(&temp).unwrap().count(), 0);
+    let report = pair.json("demo kept", 0);
+    assert_eq!(report["lossless_identical"], true);
+    assert_eq!(report["steps"].as_array().unwrap().len(), 9);
+    assert_same_files(&pair.path("kept/fine-tune"), &pair.path("kept/restored-exact"));
+    // It does not walk over what it left.
+    pair.run("demo kept").code(2).stdout(is_empty());
+}
+
+#[test]
+fn pairs_of_any_size_can_be_made() {
+    let pair = Pair::new();
+    let line = "make-pair p --hidden 32 --intermediate 48 --vocab 40 --layers 1 --dtype f16 \
+                --base-shards 1 --shards 2 --seed 3";
+    let report = pair.json(line, 0);
+    assert_eq!(report["tensors"], 11);
+    assert!(pair.path("p/base/model.safetensors").is_file() || pair.path("p/base").is_dir());
+    pair.run("make-pair q --dtype i8").code(2);
+    pair.run("make-pair q --hidden 0").code(2);
+}
