@@ -11,3 +11,33 @@ mod support;
 
 // The command line: exit codes, what goes to which stream, what is refused.
 mod cli;
+
+// Checkpoints written by hand, random values, directories compared.
+mod made;
+
+// Archives taken apart and put together again with right checksums.
+mod forge;
+
+// What is compressed comes back.
+mod roundtrip;
+
+// Threads, memory, mapping and vector code never show in the bytes.
+mod determinism;
+
+// Damaged and forged input ends in an error of the right kind.
+mod hostile;
+
+// Writers that die at any moment.
+mod crash;
+
+// Archives of every format version, and broken ones.
+mod compat;
+
+// The order of the modules and what only some may do, read from the source.
+mod layering;
+
+// The NumPy model's vectors.
+mod reference;
+
+// Real checkpoints, where there are some.
+mod shared_data;

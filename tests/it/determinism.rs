@@ -1,0 +1,105 @@
+//! The same input and options give the same bytes, whatever the machine and its load are like.
+
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+use delta_stream::{
+    CompressOptions, DeltaDct, MapChoice, Method, PairShape, Resources, RestoreOptions, Silent,
+    kernel,
+};
+
+use crate::made::{Files, Outcome, Place, read};
+
+/// The switch of the vector code is the process's: one test at a time.
+static SIMD: Mutex<()> = Mutex::new(());
+
+/// Ways to run that must not show: threads, memory in MiB, mapped, vector code.
+const WAYS: [(usize, u64, bool, bool); 6] = [
+    (2, 512, false, true),
+    (1, 128, false, true),
+    (7, 2048, true, true),
+    (2, 128, true, false),
+    (7, 128, false, true),
+    (1, 2048, false, false),
+];
+
+fn resources(threads: usize, mib: u64, mapped: bool) -> Resources {
+    let map = if mapped { mapped_choice() } else { MapChoice::never() };
+    Resources::default().with_threads(threads).with_max_memory(mib << 20).with_map(map)
+}
+
+#[expect(unsafe_code, reason = "the promise of MapChoice is made here")]
+fn mapped_choice() -> MapChoice {
+    // SAFETY: the test wrote these files and changes them no more.
+    unsafe { MapChoice::trusting_files_stay_unchanged() }
+}
+
+fn archive_of(place: &Place, method: &Method, resources: Resources) -> Outcome<Vec<u8>> {
+    let (base, ft) = (place.path("base"), place.path("fine-tune"));
+    let options = CompressOptions::new(method.clone())
+        .with_name("v")
+        .with_force(true)
+        .with_resources(resources);
+    delta_stream::compress(&ft, &base, &place.archive, &options, &Silent)?;
+    Ok(fs::read(&place.archive)?)
+}
+
+fn restored_of(place: &Place, resources: Resources) -> Outcome<Files> {
+    let to = place.path("restored");
+    let options = RestoreOptions::default().with_force(true).with_resources(resources);
+    delta_stream::restore(&place.archive, &place.base, &to, &options, &Silent)?;
+    read(&to)
+}
+
+/// A pair with matrices and tables of several tiles, edges that fill no patch, and few bytes else.
+fn pair() -> Outcome<Place> {
+    let place = Place::empty()?;
+    let shape = PairShape::small().with_sizes(200, 5300, 300, 1);
+    delta_stream::make_pair(&place.path(""), &shape, 2)?;
+    Ok(place)
+}
+
+fn check(place: &Place, method: &Method) -> Outcome {
+    let _alone = SIMD.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut archive, mut restored) = (None, None);
+    for (threads, mib, mapped, simd) in WAYS {
+        kernel::set_simd(simd);
+        let way = format!("{method:?}: {threads} threads, {mib} MiB, mapped {mapped}, simd {simd}");
+        let bytes = archive_of(place, method, resources(threads, mib, mapped))?;
+        assert!(archive.get_or_insert_with(|| bytes.clone()) == &bytes, "{way}: archive");
+        let files = restored_of(place, resources(threads, mib, mapped))?;
+        assert!(restored.get_or_insert_with(|| files.clone()) == &files, "{way}: restored");
+    }
+    kernel::set_simd(true);
+    Ok(())
+}
+
+fn check_dct(patches: &[u16], allocation: &str) -> Outcome {
+    let place = pair()?;
+    for patch in patches {
+        let method = DeltaDct::default().with_patch(*patch).with_allocation(allocation.parse()?);
+        check(&place, &Method::DeltaDct(method))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn lossless() -> Outcome {
+    check(&pair()?, &Method::Lossless)
+}
+
+#[test]
+fn delta_dct_of_every_patch_side() -> Outcome {
+    check_dct(&[8, 16, 32, 64], "2:0.5,0:0.5")
+}
+
+#[test]
+fn delta_dct_of_other_allocations() -> Outcome {
+    check_dct(&[8], "8:0.1,5:0.2,3:0.2,1:0.3,0:0.2")?;
+    check_dct(&[16], "1:1")
+}
+
+#[test]
+fn delta_dct_without_rescale() -> Outcome {
+    check(&pair()?, &Method::DeltaDct(DeltaDct::default().with_rescale(false)))
+}

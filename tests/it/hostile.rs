@@ -1,0 +1,257 @@
+//! Damaged and forged input ends in an error of the right kind: no panic, no wrong bytes, no memory
+//! that only the damage asked for.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use delta_stream::{
+    CompressOptions, DeltaDct, ErrorKind, Method, Resources, RestoreOptions, Silent,
+};
+
+use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
+use crate::made::{
+    Files, Outcome, Place, Rng, alone, kind_of, one_shard, read, shard, twins, write,
+};
+
+/// Mutated inputs of each kind.
+const N: usize = 2000;
+/// More memory than this beyond the start was asked for by the damage.
+const MEMORY: u64 = 300 << 20;
+
+/// Runs a test in a process of its own, since the most memory a process had is known for all of it.
+fn in_own_process(test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
+    alone(&format!("hostile::{test}"), || {
+        let before = peak_memory();
+        body()?;
+        let grown = peak_memory().saturating_sub(before);
+        assert!(grown < MEMORY, "{} MiB for hostile input", grown >> 20);
+        Ok(())
+    })
+}
+
+/// Most bytes this process has had resident; 0 where the system does not say.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+fn resources() -> Resources {
+    Resources::default().with_threads(2)
+}
+
+/// A pair of a few KiB: a lossy matrix, a grown table, an alias, a side file.
+fn tiny() -> Outcome<Place> {
+    let mut rng = Rng::new(31);
+    let (b0, f0) = twins(&mut rng, "model.layers.0.a.weight", "F32", &[20, 24]);
+    let (b1, _) = twins(&mut rng, "model.embed.weight", "BF16", &[20, 8]);
+    let (_, f1) = twins(&mut rng, "model.embed.weight", "BF16", &[24, 8]);
+    let (_, f2) = twins(&mut rng, "head.bias", "F16", &[8]);
+    let mut f3 = f1.clone();
+    f3.name = "lm_head.weight".into();
+    let ft = Files::from([
+        ("model.safetensors".into(), shard(&[f0, f1, f2, f3], None, 0)),
+        ("config.json".into(), b"{\"a\": 1}\n".to_vec()),
+    ]);
+    Place::new(&one_shard(&[b0, b1]), &ft)
+}
+
+/// The tiny pair in an archive of two variants, and what each restores to.
+fn two_variants() -> Outcome<(Place, Vec<u8>, [Files; 2])> {
+    let place = tiny()?;
+    let options = |name, method| CompressOptions::new(method).with_name(name);
+    let dct = Method::DeltaDct(DeltaDct::default().with_patch(8));
+    let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
+    delta_stream::compress(ft, base, archive, &options("a", Method::Lossless), &Silent)?;
+    delta_stream::append(ft, base, archive, &options("b", dct), &Silent)?;
+    let restored = [restore(&place, "a")?, restore(&place, "b")?];
+    let bytes = fs::read(archive)?;
+    Ok((place, bytes, restored))
+}
+
+fn restore(place: &Place, name: &str) -> Outcome<Files> {
+    let options = RestoreOptions::default().with_resources(resources());
+    place.restore(&options.with_name(Some(name.into())))
+}
+
+/// Runs everything that reads an archive over `bytes`. Where `honest`, whatever is restored must be
+/// what was stored. Returns how many of the calls succeeded.
+fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outcome<usize> {
+    fs::write(&place.archive, bytes)?;
+    let mut ok = 0;
+    let mut hold = |result: Outcome| match result {
+        Ok(()) => ok += 1,
+        Err(e) => {
+            let kind = kind_of(&*e);
+            let expected = matches!(
+                kind,
+                Some(
+                    ErrorKind::Corrupt
+                        | ErrorKind::Truncated
+                        | ErrorKind::Incompatible
+                        | ErrorKind::Mismatch
+                        | ErrorKind::InvalidArgument
+                )
+            );
+            assert!(expected, "{kind:?}: {e}");
+        }
+    };
+    hold(delta_stream::inspect(&place.archive, None, true).map(drop).map_err(Into::into));
+    for base in [None, Some(&*place.base)] {
+        let verified = delta_stream::verify(&place.archive, base, None, &resources(), &Silent);
+        hold(verified.map(drop).map_err(Into::into));
+    }
+    for (name, wanted) in ["a", "b"].into_iter().zip(wanted) {
+        hold(restore(place, name).map(|files| {
+            assert!(!honest || files == *wanted, "{name} restores to other bytes");
+        }));
+    }
+    Ok(ok)
+}
+
+/// Probes `N` archives that `damage` makes; says how many calls went through. `least` is how many of
+/// a hundred must: damage that never gets past the first check would test nothing.
+fn check(
+    honest: bool,
+    least: usize,
+    damage: impl Fn(&mut Rng, &[u8]) -> Outcome<Vec<u8>>,
+) -> Outcome {
+    let (place, archive, wanted) = two_variants()?;
+    let mut rng = Rng::new(77);
+    let before = fs::read_dir(place.path(""))?.count();
+    let mut ok = 0;
+    for i in 0..N {
+        let bytes = damage(&mut rng, &archive)?;
+        let probed = catch_unwind(AssertUnwindSafe(|| probe(&place, &bytes, &wanted, honest)));
+        match probed {
+            Ok(n) => ok += n?,
+            Err(_) => {
+                let keep = std::env::temp_dir().join(format!("hostile-{i}.delta.zst"));
+                fs::write(&keep, &bytes)?;
+                return Err(format!("mutation {i} fails; it is kept as {}", keep.display()).into());
+            }
+        }
+    }
+    assert!(ok * 100 >= N * 5 * least, "only {ok} of {} calls went through", N * 5);
+    // Nothing was written elsewhere, whatever names the archive held.
+    assert_eq!(fs::read_dir(place.path(""))?.count(), before);
+    Ok(())
+}
+
+/// Changes a few bytes: bits, fields set to extremes, a cut, an insertion, a range copied over another.
+fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
+    let at = rng.below(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
+    if bytes.is_empty() {
+        return;
+    }
+    match rng.below(8) {
+        0 => bytes.truncate(at),
+        1 => {
+            let n = rng.below(9);
+            let new = rng.bytes(n);
+            bytes.splice(at..at, new);
+        }
+        2 => {
+            let n = rng.below(40).min(bytes.len() - at);
+            let from = rng.below(bytes.len() - n + 1);
+            bytes.copy_within(from..from + n, at);
+        }
+        3 | 4 => {
+            let value: u64 =
+                [0, 1, u64::MAX, 1 << 63, 1 << 31, 0xffff_ffff, 1 << 20, 1 << 40][rng.below(8)];
+            let n = [1, 2, 4, 8][rng.below(4)].min(bytes.len() - at);
+            bytes[at..at + n].copy_from_slice(&value.to_le_bytes()[..n]);
+        }
+        n => (4..n).for_each(|_| {
+            let at = rng.below(bytes.len());
+            bytes[at] ^= 1 << rng.below(8);
+        }),
+    }
+}
+
+#[test]
+fn damaged_archives() -> Outcome {
+    in_own_process("damaged_archives", || {
+        check(true, 5, |rng, archive| {
+            let mut bytes = archive.to_vec();
+            mutate(rng, &mut bytes);
+            Ok(bytes)
+        })
+    })
+}
+
+/// Fields of frame headers and footers, and bodies of tiles and blobs, with checksums made right.
+#[test]
+fn frames_with_right_checksums() -> Outcome {
+    in_own_process("frames_with_right_checksums", || {
+        check(true, 5, |rng, archive| {
+            let mut bytes = archive.to_vec();
+            let all = frames(archive);
+            let frame = all[rng.below(all.len())];
+            let is_record = [HEAD, SEAL, INDEX].contains(&frame.kind);
+            let within = if is_record || rng.below(3) > 0 { frame.len.min(48) } else { frame.len };
+            let mut part = bytes[frame.at..frame.at + within].to_vec();
+            mutate(rng, &mut part);
+            part.resize(within, 0);
+            bytes[frame.at..frame.at + within].copy_from_slice(&part);
+            forge::repair(&mut bytes, frame);
+            Ok(bytes)
+        })
+    })
+}
+
+/// Records with right checksums say what a forger wants, so other bytes may come out of them.
+#[test]
+fn forged_records() -> Outcome {
+    in_own_process("forged_records", || {
+        check(false, 5, |rng, archive| {
+            let kind = [HEAD, HEAD, SEAL, INDEX][rng.below(4)];
+            forge::replaced(archive, kind, rng, mutate)
+        })
+    })
+}
+
+#[test]
+fn forged_tiles() -> Outcome {
+    in_own_process("forged_tiles", || {
+        check(true, 5, |rng, archive| forge::replaced(archive, TILE, rng, mutate))
+    })
+}
+
+#[test]
+fn damaged_checkpoints() -> Outcome {
+    in_own_process("damaged_checkpoints", || {
+        let place = tiny()?;
+        let (base, ft) = (read(&place.base)?, read(&place.ft)?);
+        let mut rng = Rng::new(78);
+        for i in 0..N {
+            let mut files = if i % 4 == 0 { base.clone() } else { ft.clone() };
+            if let Some(bytes) = files.get_mut("model.safetensors") {
+                let n = 8 + forge::u32_at(bytes, 0) as usize;
+                let mut header = bytes[..n].to_vec();
+                mutate(&mut rng, &mut header);
+                // A length that still fits lets the damage reach the JSON.
+                if header.len() > 8 && rng.below(4) > 0 {
+                    let n = header.len() as u64 - 8;
+                    header[..8].copy_from_slice(&n.to_le_bytes());
+                }
+                bytes.splice(..n, header);
+            }
+            write(if i % 4 == 0 { &place.base } else { &place.ft }, &files)?;
+            if i % 4 == 0 {
+                write(&place.ft, &ft)?;
+            } else {
+                write(&place.base, &base)?;
+            }
+            match place.compress(Method::Lossless) {
+                Ok(_) => {
+                    let restored = place.restore(&RestoreOptions::default())?;
+                    assert!(restored == read(&place.ft)?, "mutation {i} comes back changed");
+                }
+                Err(e) => assert_eq!(e.kind(), ErrorKind::InvalidCheckpoint, "mutation {i}: {e}"),
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,111 @@
+//! The method's NumPy model and this program agree on the vectors it made.
+
+use std::fs;
+use std::path::Path;
+
+use delta_stream::{Allocation, CompressOptions, DeltaDct, Method, RestoreOptions, Silent};
+use serde_json::Value;
+
+use crate::made::{Outcome, Place, encode, one_shard, tensor, tensors};
+
+const NAME: &str = "layers.0.a.weight";
+
+/// Base and fine-tune of a vector, from the generator in the head of `tools/reference/vectors.py`.
+fn pair(seed: u64, m: usize, n: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut state = seed;
+    let mut draw = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as i64
+    };
+    let base: Vec<f32> =
+        (0..m * n).map(|_| (draw() - (1 << 23)) as f32 / (1 << 25) as f32).collect();
+    let fine = base.iter().enumerate().map(|(at, b)| {
+        let noise: i64 = (0..4).map(|_| draw() >> 14).sum::<i64>() - 2046;
+        let (i, j) = ((at / n) as i64, (at % n) as i64);
+        b + ((1 + i % 5) * (1 + j % 3) * noise) as f32 / (1 << 24) as f32
+    });
+    let fine = fine.collect();
+    (base, fine)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+}
+
+fn number(value: &Value) -> Outcome<f64> {
+    Ok(value.as_f64().ok_or("no number")?)
+}
+
+/// What the fine-tune comes back as, and the relative error reported.
+fn run(base: &[f32], fine: &[f32], shape: &[u64], method: DeltaDct) -> Outcome<(Vec<f32>, f64)> {
+    let files = |v: &[f32]| one_shard(&[tensor(NAME, "F32", shape, encode("F32", v))]);
+    let place = Place::new(&files(base), &files(fine))?;
+    let options = CompressOptions::new(Method::DeltaDct(method));
+    let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
+    let report = delta_stream::compress(ft, base, archive, &options, &Silent)?;
+    let restored = tensors(&place.restore(&RestoreOptions::default())?)?;
+    let floats = restored[NAME].2.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+    Ok((floats.collect(), report.relative_error.ok_or("nothing was lossy")?))
+}
+
+fn check(case: &Value) -> Outcome {
+    let sides = numbers(&case["shape"]);
+    let (m, n) = (sides[0] as usize, sides[1] as usize);
+    let (base, fine) = pair(number(&case["seed"])? as u64, m, n);
+    for (values, wanted) in [(&base, &case["base"]), (&fine, &case["fine"])] {
+        for (v, w) in values.iter().zip(numbers(wanted)) {
+            assert_eq!(*v, w as f32, "the generator differs");
+        }
+    }
+    let classes = case["allocation"].as_array().into_iter().flatten().map(numbers);
+    let allocation = Allocation::new(classes.map(|c| (c[0] as u8, c[1])).collect())?;
+    let shape = [m as u64, n as u64];
+    let delta_squares = number(&case["delta_squares"])?;
+    let delta: Vec<f32> = fine.iter().zip(&base).map(|(f, b)| f - b).collect();
+    let zero = vec![0.0; base.len()];
+    for (rescale, wanted) in [(true, case), (false, &case["plain"])] {
+        let method = DeltaDct::default()
+            .with_patch(number(&case["p"])? as u16)
+            .with_allocation(allocation.clone())
+            .with_rescale(rescale);
+        let decoded = numbers(&wanted["decoded"]);
+        let error = number(&wanted["noise_squares"])? / delta_squares;
+        let largest = decoded.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+        // Against zeros the delta comes back with all its digits, against weights with those that
+        // an f32 near 0.25 has left.
+        for (base, fine, ulp) in [(&zero, &delta, 0.0), (&base, &fine, 2f64.powi(-26))] {
+            let (restored, lost) = run(base, fine, &shape, method.clone())?;
+            for (i, want) in decoded.iter().enumerate() {
+                let got = f64::from(restored[i]) - f64::from(base[i]);
+                let off = (got - want).abs();
+                assert!(
+                    off <= 1e-5 * largest + ulp,
+                    "{}: value {i}: {got}, not {want}",
+                    case["seed"]
+                );
+            }
+            assert!(
+                (lost / error - 1.0).abs() < 1e-3,
+                "{}: error {lost}, not {error}",
+                case["seed"]
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn delta_dct() -> Outcome {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = root.join("tools/reference/vectors/delta_dct.json");
+    if !path.exists() {
+        eprintln!("skipped: {} is not part of the package", path.display());
+        return Ok(());
+    }
+    let text = fs::read_to_string(path)?;
+    let vectors: Value = serde_json::from_str(&text)?;
+    let cases = vectors["cases"].as_array().ok_or("no cases")?;
+    assert!(cases.len() >= 3);
+    cases.iter().try_for_each(check)
+}
