@@ -98,19 +98,25 @@ impl DeltaDct {
     fn rank(&self, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
         let (mut scores, mut starts, mut sum_abs) = (Vec::new(), vec![0], 0.0);
         for tile in stats {
-            if let TileStats::Patches { scores: s, sum_abs: a } = tile {
-                scores.extend_from_slice(s);
-                starts.push(scores.len());
-                sum_abs += a;
+            match tile {
+                TileStats::Patches { scores: s, sum_abs: a } => {
+                    scores.extend_from_slice(s);
+                    sum_abs += a;
+                }
+                TileStats::NonFinite { n_patches } => scores.resize(scores.len() + n_patches, 0.0),
+                TileStats::Magnitude(_) => {}
             }
+            starts.push(scores.len());
         }
+        let exact = stats.iter().map(|s| matches!(s, TileStats::NonFinite { .. })).collect();
         let shares: Vec<f64> = self.allocation.0.iter().map(|c| c.1).collect();
         let mut classes = vec![0; scores.len()];
         select::classes_by_rank(&scores, &shares, &mut classes);
-        let strongest = scores.iter().copied().filter(|s| s.is_finite()).fold(0.0, f64::max);
+        let strongest = scores.iter().copied().fold(0.0, f64::max);
         MatrixPlan {
             starts,
             classes,
+            exact,
             exponent: exponent_above(strongest),
             mean_abs: sum_abs / n_elements as f64,
             factor: 1.0,
@@ -147,6 +153,9 @@ impl LossyMethod for DeltaDct {
     ) -> TileStats {
         if pass == 0 {
             let (scores, sum_abs) = delta.scores(usize::from(self.patch), scratch);
+            if !sum_abs.is_finite() {
+                return TileStats::NonFinite { n_patches: scores.len() };
+            }
             return TileStats::Patches { scores, sum_abs };
         }
         let magnitude =
@@ -155,7 +164,7 @@ impl LossyMethod for DeltaDct {
     }
 
     fn merge(&self, plan: &MatrixPlan, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
-        if !matches!(stats.first(), Some(TileStats::Magnitude(_))) {
+        if plan.starts.is_empty() {
             return self.rank(n_elements, stats);
         }
         let sum: f64 =

@@ -89,10 +89,19 @@ pub(crate) struct MatrixPlan {
     /// First patch of each tile, then the number of all patches.
     starts: Vec<usize>,
     classes: Vec<u8>,
+    /// Tiles that are kept bit for bit.
+    exact: Vec<bool>,
     exponent: i16,
     /// Mean absolute value of the delta, to which rescaling brings a matrix.
     mean_abs: f64,
     factor: f32,
+}
+
+impl MatrixPlan {
+    /// Whether this tile of the matrix is kept bit for bit.
+    pub(crate) fn is_exact(&self, tile_idx: usize) -> bool {
+        self.exact.get(tile_idx).copied().unwrap_or(false)
+    }
 }
 
 /// A method with loss.

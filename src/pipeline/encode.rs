@@ -146,6 +146,14 @@ impl EncodeStage<'_> {
         job: Job,
         tensor: usize,
     ) -> Result<Outcome> {
+        let surveys = job.block.pass < self.units[job.block.unit].n_surveys;
+        if job.plan.is_exact(job.tile_idx) {
+            return if surveys {
+                Ok(Outcome::Surveyed(TileStats::NonFinite { n_patches: 0 }))
+            } else {
+                self.encode_exact(state, job, tensor).map(Outcome::Encoded)
+            };
+        }
         let ft = Operand { dtype: self.ft.tensors()[tensor].dtype, bytes: &job.ft };
         let base = self
             .base_operand(&job, tensor)
@@ -153,7 +161,7 @@ impl EncodeStage<'_> {
         let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
         let delta = DeltaStrips { ft, base, n_rows, n_cols };
         let (plan, tile_idx, scratch) = (&job.plan, job.tile_idx, &mut state.scratch);
-        if job.block.pass < self.units[job.block.unit].n_surveys {
+        if surveys {
             let stats = method.survey(job.block.pass, plan, tile_idx, &delta, scratch);
             return Ok(Outcome::Surveyed(stats));
         }

@@ -13,4 +13,9 @@ pub(crate) enum TileStats {
     },
     /// Sum of absolute values of the decoded delta.
     Magnitude(f64),
+    /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
+    NonFinite {
+        /// Patches in the tile.
+        n_patches: usize,
+    },
 }

@@ -21,6 +21,9 @@ mod forge;
 // What is compressed comes back.
 mod roundtrip;
 
+// NaN and infinities under lossy methods.
+mod nonfinite;
+
 // Threads, memory, mapping and vector code never show in the bytes.
 mod determinism;
 
