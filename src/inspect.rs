@@ -42,8 +42,9 @@ fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
     let stored_bytes = list.iter().map(|t| t.stored_bytes).sum::<u64>()
         + blobs.map(|n| u64::from(*n)).sum::<u64>()
         + stored.record_bytes;
-    let fine_tuned_bytes = head.shards.iter().map(|s| s.file_len).sum::<u64>()
-        + head.side_files.iter().map(|f| f.len).sum::<u64>();
+    // A forged head may claim any length.
+    let files = head.shards.iter().map(|s| s.file_len).chain(head.side_files.iter().map(|f| f.len));
+    let fine_tuned_bytes = files.fold(0, u64::saturating_add);
     VariantSummary {
         name: head.name.clone(),
         method: method::name_of(head.method),

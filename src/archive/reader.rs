@@ -88,7 +88,7 @@ impl Archive {
             (Some(name), _) => entries.iter().find(|v| v.name == name),
         };
         let entry = entry.ok_or_else(|| {
-            let names: Vec<_> = entries.iter().map(|v| v.name.as_str()).collect();
+            let names: Vec<_> = entries.iter().map(|v| shown(&v.name).to_string()).collect();
             let asked =
                 name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
             Error::invalid_argument(format!(

@@ -165,6 +165,13 @@ const BROKEN: &[(&str, ErrorKind, Breaking)] = &[
     ("seal_of_another_probe", ErrorKind::Mismatch, |a| record(a, SEAL, |p| p[21] ^= 1)),
     ("index_of_many", ErrorKind::Corrupt, |a| record(a, INDEX, |p| p[4..8].fill(0xff))),
     ("index_of_a_far_head", ErrorKind::Corrupt, |a| record(a, INDEX, |p| p[24] = 0x7f)),
+    ("side_file_without_end", ErrorKind::Corrupt, |a| {
+        // The last field of a head is the length of its last side file.
+        record(a, HEAD, |p| {
+            let at = p.len() - 8;
+            p[at..].fill(0xff);
+        })
+    }),
     ("other_name_in_head", ErrorKind::Corrupt, |a| record(a, HEAD, |p| p[4] = b'w')),
 ];
 
@@ -201,6 +208,13 @@ fn broken_archives_keep_their_errors() -> Outcome {
             fs::write(&path, make(&fs::read(data("v1").join("delta_dct_8.delta.zst"))?)?)?;
         }
         fs::copy(&path, &place.archive)?;
+        // Whatever else can be said of it must be said without a panic.
+        for base in [None, Some(&*place.base)] {
+            let checked =
+                delta_stream::verify(&place.archive, base, None, &Resources::default(), &Silent);
+            assert!(base.is_none() || !checked.is_ok_and(|r| r.ok), "{name} is called whole");
+        }
+        let _ = delta_stream::inspect(&place.archive, None, true);
         match place.restore(&RestoreOptions::default()) {
             Ok(_) => wrong.push(format!("{name} restores")),
             Err(e) if kind_of(&*e) != Some(*kind) => {

@@ -13,8 +13,10 @@ use crate::made::{
     Files, Outcome, Place, Rng, alone, kind_of, one_shard, read, shard, twins, write,
 };
 
-/// Mutated inputs of each kind.
+/// Mutated checkpoints, and mutated archives of all four kinds together.
 const N: usize = 2000;
+/// Calls that each mutated archive goes through.
+const CALLS: usize = 6;
 /// More memory than this beyond the start was asked for by the damage.
 const MEMORY: u64 = 300 << 20;
 
@@ -75,7 +77,7 @@ fn restore(place: &Place, name: &str) -> Outcome<Files> {
     place.restore(&options.with_name(Some(name.into())))
 }
 
-/// Runs everything that reads an archive over `bytes`. Where `honest`, whatever is restored must be
+/// Runs everything that opens an archive over `bytes`. Where `honest`, whatever is restored must be
 /// what was stored. Returns how many of the calls succeeded.
 fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outcome<usize> {
     fs::write(&place.archive, bytes)?;
@@ -107,12 +109,20 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
             assert!(!honest || files == *wanted, "{name} restores to other bytes");
         }));
     }
+    // What an archive held before does not touch what is added to it.
+    let options =
+        CompressOptions::new(Method::Lossless).with_name("added").with_resources(resources());
+    let added = delta_stream::append(&place.ft, &place.base, &place.archive, &options, &Silent);
+    let is_added = added.is_ok();
+    hold(added.map(drop).map_err(Into::into));
+    assert!(!is_added || restore(place, "added")? == read(&place.ft)?, "what is added is lost");
     Ok(ok)
 }
 
-/// Probes `N` archives that `damage` makes; says how many calls went through. `least` is how many of
+/// Probes `n` archives that `damage` makes; says how many calls went through. `least` is how many of
 /// a hundred must: damage that never gets past the first check would test nothing.
 fn check(
+    n: usize,
     honest: bool,
     least: usize,
     damage: impl Fn(&mut Rng, &[u8]) -> Outcome<Vec<u8>>,
@@ -121,7 +131,7 @@ fn check(
     let mut rng = Rng::new(77);
     let before = fs::read_dir(place.path(""))?.count();
     let mut ok = 0;
-    for i in 0..N {
+    for i in 0..n {
         let bytes = damage(&mut rng, &archive)?;
         let probed = catch_unwind(AssertUnwindSafe(|| probe(&place, &bytes, &wanted, honest)));
         match probed {
@@ -133,7 +143,7 @@ fn check(
             }
         }
     }
-    assert!(ok * 100 >= N * 5 * least, "only {ok} of {} calls went through", N * 5);
+    assert!(ok * 100 >= n * CALLS * least, "only {ok} of {} calls went through", n * CALLS);
     // Nothing was written elsewhere, whatever names the archive held.
     assert_eq!(fs::read_dir(place.path(""))?.count(), before);
     Ok(())
@@ -173,7 +183,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
 #[test]
 fn damaged_archives() -> Outcome {
     in_own_process("damaged_archives", || {
-        check(true, 5, |rng, archive| {
+        check(N * 2 / 5, true, 5, |rng, archive| {
             let mut bytes = archive.to_vec();
             mutate(rng, &mut bytes);
             Ok(bytes)
@@ -185,7 +195,7 @@ fn damaged_archives() -> Outcome {
 #[test]
 fn frames_with_right_checksums() -> Outcome {
     in_own_process("frames_with_right_checksums", || {
-        check(true, 5, |rng, archive| {
+        check(N / 5, true, 5, |rng, archive| {
             let mut bytes = archive.to_vec();
             let all = frames(archive);
             let frame = all[rng.below(all.len())];
@@ -205,7 +215,7 @@ fn frames_with_right_checksums() -> Outcome {
 #[test]
 fn forged_records() -> Outcome {
     in_own_process("forged_records", || {
-        check(false, 5, |rng, archive| {
+        check(N / 5, false, 5, |rng, archive| {
             let kind = [HEAD, HEAD, SEAL, INDEX][rng.below(4)];
             forge::replaced(archive, kind, rng, mutate)
         })
@@ -215,7 +225,7 @@ fn forged_records() -> Outcome {
 #[test]
 fn forged_tiles() -> Outcome {
     in_own_process("forged_tiles", || {
-        check(true, 5, |rng, archive| forge::replaced(archive, TILE, rng, mutate))
+        check(N / 5, true, 5, |rng, archive| forge::replaced(archive, TILE, rng, mutate))
     })
 }
 
