@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Sender, unbounded};
 use crossbeam::queue::SegQueue;
 
 use crate::archive::Origin;
@@ -14,14 +14,17 @@ use crate::frame::{Encoder, Kind, Label};
 use crate::kernel::{convert, quantise};
 use crate::method::{LossyMethod, MatrixPlan, Method, lossless};
 use crate::pair::Pair;
-use crate::pipeline::schedule::{Block, Job, Merged, Unit};
+use crate::pipeline::inputs::Inputs;
+use crate::pipeline::options::{CompressOptions, Observer};
+use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::schedule::{Block, Job, Merged, TileReader, Unit};
 use crate::survey::TileStats;
 
 /// Elements whose error is summed at a time, so that the differences stay in cache.
 const ERROR_STEP: usize = 16 << 10;
 
 /// What all workers share.
-pub(crate) struct EncodeStage<'a> {
+struct EncodeStage<'a> {
     pub(crate) ft: &'a Checkpoint,
     pub(crate) pair: &'a Pair,
     pub(crate) units: &'a [Unit],
@@ -33,7 +36,7 @@ pub(crate) struct EncodeStage<'a> {
 }
 
 /// What one worker reuses.
-pub(crate) struct EncodeState {
+struct EncodeState {
     encoder: Encoder,
     scratch: Scratch,
     payload: Vec<u8>,
@@ -46,7 +49,7 @@ impl EncodeState {
 }
 
 /// A tile that was worked on.
-pub(crate) struct Worked {
+struct Worked {
     pub(crate) block: Block,
     /// Bytes of the fine-tune in it.
     pub(crate) n_bytes: u64,
@@ -54,7 +57,7 @@ pub(crate) struct Worked {
 }
 
 /// A survey's result, or a finished frame.
-pub(crate) enum Outcome {
+enum Outcome {
     Surveyed(TileStats),
     Encoded(EncodedTile),
 }
@@ -204,8 +207,61 @@ fn squared_difference(a: Operand<'_>, b: Operand<'_>, scratch: &mut Scratch) -> 
         .sum()
 }
 
+/// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor; the
+/// sink returns the buffers it has emptied.
+///
+/// # Errors
+/// `Interrupted`; whatever a tile or the sink says.
+pub(crate) fn encode_units(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    units: &[Unit],
+    variant: u32,
+    observer: &dyn Observer,
+    mut sink: impl FnMut(usize, EncodedTile) -> Result<Vec<Vec<u8>>>,
+) -> Result<()> {
+    let width = inputs.needs().width(options.resources.max_memory, options.resources.threads)?;
+    let (ft, pair, method) = (&inputs.ft, &inputs.pair, &options.method);
+    let stage = &EncodeStage { ft, pair, units, method, variant, spare: SegQueue::new() };
+    let (merged_tx, merged_rx) = unbounded();
+    let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
+    let mut reader = TileReader::new(sides[0], sides[1], pair, units, merged_rx);
+    let mut merger = Merger::new(stage, merged_tx);
+    let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
+    let mut done = 0;
+    run_ordered(
+        width,
+        || reader.next(),
+        EncodeState::new,
+        |state, job| stage.work(state, job),
+        move |worked| {
+            if observer.is_cancelled() {
+                return Err(Error::interrupted());
+            }
+            done += worked.n_bytes;
+            observer.progress(done, total);
+            match worked.result {
+                Outcome::Surveyed(stats) => merger.add(worked.block, stats),
+                Outcome::Encoded(tile) => {
+                    let spare = sink(units[worked.block.unit].tensor, tile)?;
+                    spare.into_iter().for_each(|buffer| stage.spare.push(buffer));
+                }
+            }
+            Ok(())
+        },
+    )
+}
+
+/// Bytes of the fine-tune that all passes over a unit read.
+fn unit_bytes(inputs: &Inputs, unit: &Unit) -> u64 {
+    let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes() as u64;
+    let tiling = &inputs.pair.items[unit.tensor].tiling;
+    let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
+    elements * lane * (unit.n_surveys as u64 + 1)
+}
+
 /// Gathers what surveys find and gives the merged plans to the reader.
-pub(crate) struct Merger<'a> {
+struct Merger<'a> {
     stage: &'a EncodeStage<'a>,
     stats: Vec<TileStats>,
     /// Plan of the unit whose passes are under way, by unit.

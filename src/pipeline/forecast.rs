@@ -3,16 +3,12 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crossbeam::channel::unbounded;
-use crossbeam::queue::SegQueue;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::inspect::stored_as;
-use crate::pipeline::compress::Inputs;
-use crate::pipeline::encode::{EncodeStage, EncodeState, Merger, Outcome};
+use crate::pipeline::encode::encode_units;
+use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::ordered::run_ordered;
-use crate::pipeline::schedule::{TileReader, Unit, units};
+use crate::pipeline::schedule::{Unit, units};
 use crate::report::{Forecast, TensorSummary};
 
 /// One tile in so many of a matrix is encoded, and at least one.
@@ -40,7 +36,7 @@ pub fn forecast(
     let n_tiles: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
     units.iter_mut().for_each(take_sample);
     let sampled: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
-    let found = encode_sample(&inputs, &units, width, options, observer)?;
+    let found = encode_sample(&inputs, &units, options, observer)?;
     let tensors = summaries(&inputs, &found);
     let records = tensors.len() as u64 * RECORD_BYTES + 4 * n_tiles + 512;
     let side_files: u64 = inputs.side_files.iter().map(|f| f.len).sum();
@@ -84,67 +80,19 @@ struct Found {
 fn encode_sample(
     inputs: &Inputs,
     units: &[Unit],
-    width: crate::pipeline::ordered::Width,
     options: &CompressOptions,
     observer: &dyn Observer,
 ) -> Result<Vec<Found>> {
-    let stage = EncodeStage {
-        ft: &inputs.ft,
-        pair: &inputs.pair,
-        units,
-        method: &options.method,
-        variant: 0,
-        spare: SegQueue::new(),
-    };
-    let (merged_tx, merged_rx) = unbounded();
-    let mut reader = TileReader::new(
-        (&inputs.ft, &inputs.ft_source),
-        (&inputs.base, &inputs.base_source),
-        &inputs.pair,
-        units,
-        merged_rx,
-    );
-    let mut merger = Merger::new(&stage, merged_tx);
     let mut found = vec![Found::default(); inputs.pair.items.len()];
-    let all = &mut found;
-    let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
-    let mut done = 0;
-    run_ordered(
-        width,
-        || reader.next(),
-        EncodeState::new,
-        |state, job| stage.work(state, job),
-        move |worked| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
-            done += worked.n_bytes;
-            observer.progress(done, total);
-            let tile = match worked.result {
-                Outcome::Surveyed(stats) => {
-                    merger.add(worked.block, stats);
-                    return Ok(());
-                }
-                Outcome::Encoded(tile) => tile,
-            };
-            let tensor = units[worked.block.unit].tensor;
-            let found = &mut all[tensor];
-            found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;
-            found.stored += tile.frame.len() as u64;
-            found.squared_error += tile.squared_error;
-            found.squared_delta += tile.squared_delta;
-            Ok(())
-        },
-    )?;
+    encode_units(inputs, options, units, 0, observer, |tensor, tile| {
+        let found = &mut found[tensor];
+        found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;
+        found.stored += tile.frame.len() as u64;
+        found.squared_error += tile.squared_error;
+        found.squared_delta += tile.squared_delta;
+        Ok(vec![tile.frame])
+    })?;
     Ok(found)
-}
-
-/// Bytes of the fine-tune that all passes over the sample of a unit read.
-fn unit_bytes(inputs: &Inputs, unit: &Unit) -> u64 {
-    let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes() as u64;
-    let tiling = &inputs.pair.items[unit.tensor].tiling;
-    let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
-    elements * lane * (unit.n_surveys as u64 + 1)
 }
 
 fn summaries(inputs: &Inputs, found: &[Found]) -> Vec<TensorSummary> {

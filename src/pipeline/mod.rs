@@ -9,6 +9,7 @@ mod encode;
 mod forecast;
 mod frames;
 mod identity;
+mod inputs;
 mod options;
 mod ordered;
 mod read_ahead;
