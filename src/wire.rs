@@ -108,6 +108,11 @@ impl<'a> Reader<'a> {
         }
         Ok(n)
     }
+    /// Everything not taken yet.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Says that nothing may be left.
     pub(crate) fn end(&self) -> Result<()> {
         if self.rest.is_empty() {

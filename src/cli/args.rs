@@ -133,6 +133,19 @@ pub(crate) struct Choice {
     #[arg(long, value_enum)]
     pub(crate) rescale: Option<Switch>,
 
+    /// bitdelta: scale of a matrix: the mean absolute delta, or the one that keeps its length
+    /// [default: mean]
+    #[arg(long, value_enum)]
+    pub(crate) scale: Option<ScaleName>,
+
+    /// bitdelta: 1 to 8 bit planes, each against what the ones before leave [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) bit_planes: Option<u8>,
+
+    /// dare: share of entries that is dropped, above 0 and below 1 [default: 0.9]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) sparsity: Option<f64>,
+
     /// Store tensors whose names match with loss, instead of the linear layers inside blocks
     #[arg(long, value_name = "REGEX")]
     pub(crate) include: Option<String>,
@@ -149,6 +162,18 @@ pub(crate) enum MethodName {
     Lossless,
     /// Quantised DCT patches of the linear layers, the rest bit for bit
     DeltaDct,
+    /// Signs of the linear layers' deltas with one scale a matrix, the rest bit for bit
+    #[value(name = "bitdelta")]
+    BitDelta,
+    /// A random share of the linear layers' deltas, rescaled, the rest bit for bit
+    Dare,
+}
+
+/// How a scale is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScaleName {
+    Mean,
+    Unbiased,
 }
 
 /// A setting with two states.

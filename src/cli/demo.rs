@@ -206,7 +206,17 @@ impl Tour<'_> {
 
 /// A method with all its defaults.
 fn choice(method: MethodName) -> Choice {
-    Choice { method, patch: None, allocation: None, rescale: None, include: None, exclude: None }
+    Choice {
+        method,
+        patch: None,
+        allocation: None,
+        rescale: None,
+        scale: None,
+        bit_planes: None,
+        sparsity: None,
+        include: None,
+        exclude: None,
+    }
 }
 
 /// A path as a shell takes it.

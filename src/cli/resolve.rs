@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use clap::ValueEnum;
 use delta_stream::{
-    CompressOptions, DeltaDct, Error, MapChoice, Method, Observer, Policy, Resources, Result,
+    BitDelta, CompressOptions, Dare, DeltaDct, Error, MapChoice, Method, Observer, Policy,
+    Resources, Result, SignScale,
 };
 use serde::Serialize;
 
-use crate::cli::args::{Choice, Common, Io, MethodName, Switch};
+use crate::cli::args::{Choice, Common, Io, MethodName, ScaleName, Switch};
 use crate::cli::output;
 use crate::cli::progress::Console;
 
@@ -93,34 +95,60 @@ fn map_inputs() -> MapChoice {
 
 /// The method with its settings. A setting of another method is refused rather than ignored.
 fn method(choice: &Choice) -> Result<Method> {
-    match choice.method {
-        MethodName::Lossless => {
-            let typed = [
-                ("--patch", choice.patch.is_some()),
-                ("--allocation", choice.allocation.is_some()),
-                ("--rescale", choice.rescale.is_some()),
-            ];
-            match typed.iter().find(|(_, given)| *given) {
-                None => Ok(Method::Lossless),
-                Some((flag, _)) => Err(Error::invalid_argument(format!(
-                    "{flag} belongs to --method delta-dct; --method lossless does not use it"
-                ))),
-            }
-        }
-        MethodName::DeltaDct => {
-            let mut settings = DeltaDct::default();
-            if let Some(patch) = choice.patch {
-                settings = settings.with_patch(patch);
-            }
-            if let Some(allocation) = &choice.allocation {
-                settings = settings.with_allocation(allocation.clone());
-            }
-            if let Some(rescale) = choice.rescale {
-                settings = settings.with_rescale(rescale == Switch::On);
-            }
-            Ok(Method::DeltaDct(settings))
-        }
+    let settings = [
+        ("--patch", choice.patch.is_some(), MethodName::DeltaDct),
+        ("--allocation", choice.allocation.is_some(), MethodName::DeltaDct),
+        ("--rescale", choice.rescale.is_some(), MethodName::DeltaDct),
+        ("--scale", choice.scale.is_some(), MethodName::BitDelta),
+        ("--bit-planes", choice.bit_planes.is_some(), MethodName::BitDelta),
+        ("--sparsity", choice.sparsity.is_some(), MethodName::Dare),
+    ];
+    let foreign = settings.iter().find(|(_, given, of)| *given && *of != choice.method);
+    if let Some((flag, _, of)) = foreign {
+        let name = |m: MethodName| m.to_possible_value().map(|v| v.get_name().to_owned());
+        return Err(Error::invalid_argument(format!(
+            "{flag} belongs to --method {}; --method {} does not use it",
+            name(*of).unwrap_or_default(),
+            name(choice.method).unwrap_or_default()
+        )));
     }
+    Ok(match choice.method {
+        MethodName::Lossless => Method::Lossless,
+        MethodName::DeltaDct => Method::DeltaDct(delta_dct(choice)),
+        MethodName::BitDelta => Method::BitDelta(bit_delta(choice)),
+        MethodName::Dare => {
+            let settings = Dare::default();
+            Method::Dare(settings.with_sparsity(choice.sparsity.unwrap_or(settings.sparsity)))
+        }
+    })
+}
+
+fn delta_dct(choice: &Choice) -> DeltaDct {
+    let mut settings = DeltaDct::default();
+    if let Some(patch) = choice.patch {
+        settings = settings.with_patch(patch);
+    }
+    if let Some(allocation) = &choice.allocation {
+        settings = settings.with_allocation(allocation.clone());
+    }
+    if let Some(rescale) = choice.rescale {
+        settings = settings.with_rescale(rescale == Switch::On);
+    }
+    settings
+}
+
+fn bit_delta(choice: &Choice) -> BitDelta {
+    let mut settings = BitDelta::default();
+    if let Some(scale) = choice.scale {
+        settings = settings.with_scale(match scale {
+            ScaleName::Mean => SignScale::Mean,
+            ScaleName::Unbiased => SignScale::Unbiased,
+        });
+    }
+    if let Some(planes) = choice.bit_planes {
+        settings = settings.with_planes(planes);
+    }
+    settings
 }
 
 /// Refuses names of models on a hub, which otherwise fail as a file that is missing.
@@ -192,7 +220,9 @@ mod tests {
 
     #[test]
     fn settings_of_another_method_are_refused_by_name() {
-        for flag in ["--patch 8", "--allocation 2:1", "--rescale on"] {
+        let foreign =
+            ["--patch 8", "--allocation 2:1", "--rescale on", "--scale mean", "--bit-planes 2"];
+        for flag in foreign {
             let (session, choice) = choice(&format!("--method lossless {flag}"));
             let error = session.compress_options(&choice, None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);

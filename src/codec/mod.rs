@@ -3,9 +3,16 @@
 //! Encoding is a function of each codec's own, since each takes other decisions; decoding is one
 //! trait, since a reader learns the codec from the stored frame.
 
+pub(crate) mod delta;
+pub(crate) mod mask;
 pub(crate) mod patches;
 pub(crate) mod planes;
+pub(crate) mod signs;
+pub(crate) mod survivors;
 
+use std::ops::Range;
+
+use crate::codec::mask::MaskPlace;
 use crate::error::{Error, Result};
 use crate::kernel::dct::Dct;
 use crate::tensor::DType;
@@ -18,6 +25,10 @@ pub(crate) enum CodecId {
     Planes = 1,
     /// Quantised DCT patches.
     Patches = 2,
+    /// Bit planes of signs.
+    Signs = 3,
+    /// Values of a seeded mask's survivors.
+    Survivors = 4,
 }
 
 /// Most rows of a patch strip.
@@ -38,11 +49,19 @@ pub(crate) struct Target {
     pub(crate) n_cols: usize,
     /// Rows of a patch strip; 0 for flat tiles.
     pub(crate) patch: usize,
+    /// Where masks are drawn for it.
+    pub(crate) place: MaskPlace,
 }
 
 impl Target {
     pub(crate) fn n_elements(&self) -> usize {
         self.n_rows * self.n_cols
+    }
+
+    /// These elements of the restored bytes `out`.
+    pub(crate) fn part<'o>(&self, elements: &Range<usize>, out: &'o mut [u8]) -> &'o mut [u8] {
+        let width = self.dtype.bits() / 8;
+        &mut out[elements.start * width..elements.end * width]
     }
 
     /// Bytes of the restored tile. Flat tiles count lanes, matrix tiles elements of whole bytes, so
@@ -53,11 +72,25 @@ impl Target {
     }
 }
 
+impl<'a> Operand<'a> {
+    /// These elements, as kernels take them.
+    pub(crate) fn part(&self, elements: &Range<usize>) -> (DType, &'a [u8]) {
+        let width = self.dtype.bits() / 8;
+        (self.dtype, &self.bytes[elements.start * width..elements.end * width])
+    }
+}
+
+/// Two to the power `exponent`, which fits f32's normal range.
+fn power_of_two(exponent: i16) -> f32 {
+    f32::from_bits(((i32::from(exponent).clamp(-126, 127) + 127) as u32) << 23)
+}
+
 /// Buffers one worker reuses for every tile.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) codes: Vec<u8>,
+    pub(crate) draws: Vec<u16>,
     pub(crate) strip: Vec<f32>,
     pub(crate) patches: Vec<f32>,
     pub(crate) work: Vec<f32>,
@@ -101,7 +134,8 @@ pub(crate) trait Codec: std::fmt::Debug + Sync {
 }
 
 /// Every codec a reader knows.
-pub(crate) const ALL: &[&dyn Codec] = &[&planes::Planes, &patches::Patches];
+pub(crate) const ALL: &[&dyn Codec] =
+    &[&planes::Planes, &patches::Patches, &signs::Signs, &survivors::Survivors];
 
 /// The codec with this stored code.
 ///
@@ -117,9 +151,11 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_never_change() {
-        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert_eq!(CodecId::Planes as u16, 1);
         assert_eq!(CodecId::Patches as u16, 2);
+        assert_eq!(CodecId::Signs as u16, 3);
+        assert_eq!(CodecId::Survivors as u16, 4);
         assert!(by_code(0).is_err());
     }
 }

@@ -3,9 +3,12 @@
 //! A payload decodes alone: it holds its class map, the range of every kept patch, the packed codes
 //! and the factor of its matrix. Byte layout: FORMAT.md section 6.2.
 
+use std::ops::Range;
+
 use half::f16;
 
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
+use crate::codec::delta::{DeltaTile, strips};
+use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two};
 use crate::error::{Error, Result};
 use crate::kernel::dct::Dct;
 use crate::kernel::{convert, pack, patch, quantise};
@@ -55,108 +58,89 @@ fn class_bits(n_classes: usize) -> u32 {
     usize::BITS - (n_classes - 1).leading_zeros()
 }
 
-/// Two to the power `exponent`, which fits f32's normal range.
-fn power_of_two(exponent: i16) -> f32 {
-    f32::from_bits(((i32::from(exponent).clamp(-126, 127) + 127) as u32) << 23)
+/// Cuts the delta of these rows into patches, in `scratch.patches`; the strip itself stays in
+/// `scratch.strip`.
+fn load(tile: &DeltaTile<'_>, rows: &Range<usize>, p: usize, scratch: &mut Scratch) {
+    tile.rows(rows, &mut scratch.strip);
+    scratch.patches.resize(tile.n_cols.div_ceil(p) * p * p, 0.0);
+    patch::gather(&scratch.strip, tile.n_cols, rows.len(), p, &mut scratch.patches);
 }
 
-/// Calls `each(strip_idx, rows)` for every strip of `p` rows.
-fn strips(n_rows: usize, p: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
-    (0..n_rows.div_ceil(p)).map(move |s| (s, s * p..n_rows.min(s * p + p)))
-}
-
-/// The tile pair whose delta is taken, strip by strip, so that no f32 copy outgrows the cache.
-pub(crate) struct DeltaStrips<'a> {
-    pub(crate) ft: Operand<'a>,
-    pub(crate) base: Operand<'a>,
-    pub(crate) n_rows: usize,
-    pub(crate) n_cols: usize,
-}
-
-impl DeltaStrips<'_> {
-    /// Cuts the delta of these rows into patches, in `scratch.patches`; the strip itself stays in
-    /// `scratch.strip`.
-    fn load(&self, rows: &std::ops::Range<usize>, p: usize, scratch: &mut Scratch) {
-        let n = rows.len() * self.n_cols;
-        let part = |o: &Operand<'_>| {
-            let width = o.dtype.bits() / 8;
-            rows.start * self.n_cols * width..rows.end * self.n_cols * width
-        };
-        scratch.strip.resize(n, 0.0);
-        let ft = (self.ft.dtype, &self.ft.bytes[part(&self.ft)]);
-        let base = (self.base.dtype, &self.base.bytes[part(&self.base)]);
-        convert::subtract(ft, base, &mut scratch.strip);
-        scratch.patches.resize(self.n_cols.div_ceil(p) * p * p, 0.0);
-        patch::gather(&scratch.strip, self.n_cols, rows.len(), p, &mut scratch.patches);
+/// Sum of squares of every patch, whose root ranks alike, and the sum of absolute
+/// values (E8).
+pub(crate) fn scores(tile: &DeltaTile<'_>, p: usize, scratch: &mut Scratch) -> (Vec<f64>, f64) {
+    let mut scores = Vec::with_capacity(n_patches(tile.n_rows, tile.n_cols, p));
+    let mut sum_abs = 0.0;
+    for (_, rows) in strips(tile.n_rows, p) {
+        load(tile, &rows, p, scratch);
+        sum_abs += quantise::sum_abs(&scratch.strip);
+        scores.extend(scratch.patches.chunks_exact(p * p).map(quantise::sum_squares));
     }
+    (scores, sum_abs)
+}
 
-    /// Sum of squares of every patch, whose root ranks alike, and the sum of absolute
-    /// values (E8).
-    pub(crate) fn scores(&self, p: usize, scratch: &mut Scratch) -> (Vec<f64>, f64) {
-        let mut scores = Vec::with_capacity(n_patches(self.n_rows, self.n_cols, p));
-        let mut sum_abs = 0.0;
-        for (_, rows) in strips(self.n_rows, p) {
-            self.load(&rows, p, scratch);
-            sum_abs += quantise::sum_abs(&scratch.strip);
-            scores.extend(scratch.patches.chunks_exact(p * p).map(quantise::sum_squares));
-        }
-        (scores, sum_abs)
-    }
-
-    /// Sum of absolute values of what these decisions decode to, before the factor.
-    pub(crate) fn decoded_magnitude(&self, d: &Decisions<'_>, scratch: &mut Scratch) -> f64 {
-        let dct = scratch.take_dct(d.p);
-        let area = d.p * d.p;
-        let across = self.n_cols.div_ceil(d.p);
-        let mut sum = 0.0;
-        let mut codes = std::mem::take(&mut scratch.codes);
-        codes.resize(area, 0);
-        for (s, rows) in strips(self.n_rows, d.p) {
-            self.load(&rows, d.p, scratch);
-            scratch.work.resize(area, 0.0);
-            for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
-                let bits = d.bits[usize::from(d.classes[s * across + i])];
-                if bits == 0 {
-                    values.fill(0.0);
-                    continue;
-                }
-                let range = quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes);
-                restore_patch(&dct, d.exponent, range, bits, &codes, values, &mut scratch.work);
+/// Sum of absolute values of what these decisions decode to, before the factor.
+pub(crate) fn decoded_magnitude(
+    tile: &DeltaTile<'_>,
+    d: &Decisions<'_>,
+    scratch: &mut Scratch,
+) -> f64 {
+    let dct = scratch.take_dct(d.p);
+    let area = d.p * d.p;
+    let across = tile.n_cols.div_ceil(d.p);
+    let mut sum = 0.0;
+    let mut codes = std::mem::take(&mut scratch.codes);
+    codes.resize(area, 0);
+    for (s, rows) in strips(tile.n_rows, d.p) {
+        load(tile, &rows, d.p, scratch);
+        scratch.work.resize(area, 0.0);
+        for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
+            let bits = d.bits[usize::from(d.classes[s * across + i])];
+            if bits == 0 {
+                values.fill(0.0);
+                continue;
             }
-            patch::scatter(&scratch.patches, self.n_cols, rows.len(), d.p, &mut scratch.strip);
-            sum += quantise::sum_abs(&scratch.strip);
+            let range = quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes);
+            restore_patch(&dct, d.exponent, range, bits, &codes, values, &mut scratch.work);
         }
-        scratch.codes = codes;
-        scratch.give_dct(d.p, dct);
-        sum
+        patch::scatter(&scratch.patches, tile.n_cols, rows.len(), d.p, &mut scratch.strip);
+        sum += quantise::sum_abs(&scratch.strip);
     }
+    scratch.codes = codes;
+    scratch.give_dct(d.p, dct);
+    sum
+}
 
-    /// Appends the payload of this tile.
-    pub(crate) fn encode(&self, d: &Decisions<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) {
-        let dct = scratch.take_dct(d.p);
-        let area = d.p * d.p;
-        let across = self.n_cols.div_ceil(d.p);
-        let mut codes = std::mem::take(&mut scratch.codes);
-        codes.resize(area, 0);
-        let mut ranges = Vec::new();
-        let mut streams = vec![Vec::new(); d.bits.len()];
-        for (s, rows) in strips(self.n_rows, d.p) {
-            self.load(&rows, d.p, scratch);
-            scratch.work.resize(area, 0.0);
-            for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
-                let class = usize::from(d.classes[s * across + i]);
-                let bits = d.bits[class];
-                if bits == 0 {
-                    continue;
-                }
-                ranges.push(quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes));
-                pack::pack(&codes, stored_bits(bits), &mut streams[class]);
+/// Appends the payload of this tile.
+pub(crate) fn encode(
+    tile: &DeltaTile<'_>,
+    d: &Decisions<'_>,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) {
+    let dct = scratch.take_dct(d.p);
+    let area = d.p * d.p;
+    let across = tile.n_cols.div_ceil(d.p);
+    let mut codes = std::mem::take(&mut scratch.codes);
+    codes.resize(area, 0);
+    let mut ranges = Vec::new();
+    let mut streams = vec![Vec::new(); d.bits.len()];
+    for (s, rows) in strips(tile.n_rows, d.p) {
+        load(tile, &rows, d.p, scratch);
+        scratch.work.resize(area, 0.0);
+        for (i, values) in scratch.patches.chunks_exact_mut(area).enumerate() {
+            let class = usize::from(d.classes[s * across + i]);
+            let bits = d.bits[class];
+            if bits == 0 {
+                continue;
             }
+            ranges.push(quantise_patch(&dct, d, bits, values, &mut scratch.work, &mut codes));
+            pack::pack(&codes, stored_bits(bits), &mut streams[class]);
         }
-        scratch.codes = codes;
-        scratch.give_dct(d.p, dct);
-        write_payload(d, &ranges, &streams, out);
     }
+    scratch.codes = codes;
+    scratch.give_dct(d.p, dct);
+    write_payload(d, &ranges, &streams, out);
 }
 
 fn write_payload(d: &Decisions<'_>, ranges: &[(f16, f16)], streams: &[Vec<u8>], out: &mut Vec<u8>) {
@@ -311,7 +295,6 @@ impl Codec for Patches {
         let (p, n_cols) = (payload.p, target.n_cols);
         let (area, across) = (p * p, n_cols.div_ceil(p));
         let dct = scratch.take_dct(p);
-        let (in_width, out_width) = (base.dtype.bits() / 8, target.dtype.bits() / 8);
         scratch.codes.resize(area, 0);
         scratch.work.resize(area, 0.0);
         scratch.patches.resize(across * area, 0.0);
@@ -348,9 +331,7 @@ impl Codec for Patches {
             patch::scatter(&scratch.patches, n_cols, rows.len(), p, &mut scratch.strip);
             scratch.strip.iter_mut().for_each(|v| *v *= payload.factor);
             let part = rows.start * n_cols..rows.end * n_cols;
-            let from = &base.bytes[part.start * in_width..part.end * in_width];
-            let to = &mut out[part.start * out_width..part.end * out_width];
-            convert::add((base.dtype, from), &scratch.strip, target.dtype, to);
+            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
         }
         scratch.give_dct(p, dct);
         Ok(())

@@ -86,6 +86,7 @@ impl Codec for Planes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::mask::MaskPlace;
     use proptest::prelude::*;
 
     fn decode(
@@ -94,7 +95,13 @@ mod tests {
         base: Option<Operand<'_>>,
         n: usize,
     ) -> Result<Vec<u8>> {
-        let target = Target { dtype, n_rows: 1, n_cols: n / dtype.lane_bytes(), patch: 0 };
+        let target = Target {
+            dtype,
+            n_rows: 1,
+            n_cols: n / dtype.lane_bytes(),
+            patch: 0,
+            place: MaskPlace::default(),
+        };
         let mut out = vec![0; target.n_bytes()];
         Planes.decode(payload, &target, base, &mut Scratch::default(), &mut out)?;
         Ok(out)

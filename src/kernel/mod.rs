@@ -66,6 +66,7 @@ pub mod pack;
 pub mod patch;
 pub mod planes;
 pub mod quantise;
+pub mod random;
 pub mod select;
 
 /// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests

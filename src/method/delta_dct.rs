@@ -7,11 +7,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::codec::patches::{Decisions, DeltaStrips, MAX_BITS, MAX_CLASSES, SIDES};
+use crate::codec::patches::{self, Decisions, MAX_BITS, MAX_CLASSES, SIDES};
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::kernel::select;
-use crate::method::{LossyMethod, MatrixPlan, out_of_range};
+use crate::method::{Decided, LossyMethod, TileAt, out_of_range};
 use crate::survey::TileStats;
 
 /// Settings of Delta-DCT.
@@ -81,47 +81,49 @@ impl DeltaDct {
 
     fn with_decisions<T>(
         &self,
-        plan: &MatrixPlan,
-        tile_idx: usize,
+        at: &TileAt<'_>,
         then: impl FnOnce(&Decisions<'_>) -> T,
-    ) -> T {
-        then(&Decisions {
+    ) -> Option<T> {
+        let Decided::Patches(plan) = &at.plan.decided else { return None };
+        Some(then(&Decisions {
             p: usize::from(self.patch),
             bits: &self.bits(),
-            classes: &plan.classes[plan.starts[tile_idx]..plan.starts[tile_idx + 1]],
+            classes: &plan.classes[plan.starts[at.tile_idx]..plan.starts[at.tile_idx + 1]],
             exponent: plan.exponent,
             factor: plan.factor,
-        })
+        }))
     }
 
     /// Ranks the patches of a matrix and assigns classes by exact counts.
-    fn rank(&self, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
+    fn rank(&self, n_elements: u64, stats: &[TileStats]) -> PatchPlan {
         let (mut scores, mut starts, mut sum_abs) = (Vec::new(), vec![0], 0.0);
         for tile in stats {
-            match tile {
-                TileStats::Patches { scores: s, sum_abs: a } => {
-                    scores.extend_from_slice(s);
-                    sum_abs += a;
-                }
-                TileStats::NonFinite { n_patches } => scores.resize(scores.len() + n_patches, 0.0),
-                TileStats::Magnitude(_) => {}
+            // A tile that is kept exactly has no patches.
+            if let TileStats::Patches { scores: s, sum_abs: a } = tile {
+                scores.extend_from_slice(s);
+                sum_abs += a;
             }
             starts.push(scores.len());
         }
-        let exact = stats.iter().map(|s| matches!(s, TileStats::NonFinite { .. })).collect();
         let shares: Vec<f64> = self.allocation.0.iter().map(|c| c.1).collect();
         let mut classes = vec![0; scores.len()];
         select::classes_by_rank(&scores, &shares, &mut classes);
         let strongest = scores.iter().copied().fold(0.0, f64::max);
-        MatrixPlan {
-            starts,
-            classes,
-            exact,
-            exponent: exponent_above(strongest),
-            mean_abs: sum_abs / n_elements as f64,
-            factor: 1.0,
-        }
+        let mean_abs = sum_abs / n_elements as f64;
+        PatchPlan { starts, classes, exponent: exponent_above(strongest), mean_abs, factor: 1.0 }
     }
+}
+
+/// What Delta-DCT decides about one matrix.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct PatchPlan {
+    /// First patch of each tile, then the number of all patches.
+    starts: Vec<usize>,
+    classes: Vec<u8>,
+    exponent: i16,
+    /// Mean absolute value of the delta, to which rescaling brings the matrix.
+    mean_abs: f64,
+    factor: f32,
 }
 
 /// The smallest power of two that no coefficient of a patch with this sum of squares exceeds, since
@@ -143,49 +145,41 @@ impl LossyMethod for DeltaDct {
         if self.rescale { 2 } else { 1 }
     }
 
-    fn survey(
-        &self,
-        pass: usize,
-        plan: &MatrixPlan,
-        tile_idx: usize,
-        delta: &DeltaStrips<'_>,
-        scratch: &mut Scratch,
-    ) -> TileStats {
+    fn survey(&self, pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats {
         if pass == 0 {
-            let (scores, sum_abs) = delta.scores(usize::from(self.patch), scratch);
+            let (scores, sum_abs) = patches::scores(&at.delta, usize::from(self.patch), scratch);
             if !sum_abs.is_finite() {
-                return TileStats::NonFinite { n_patches: scores.len() };
+                return TileStats::NonFinite;
             }
             return TileStats::Patches { scores, sum_abs };
         }
         let magnitude =
-            self.with_decisions(plan, tile_idx, |d| delta.decoded_magnitude(d, scratch));
-        TileStats::Magnitude(magnitude)
+            self.with_decisions(at, |d| patches::decoded_magnitude(&at.delta, d, scratch));
+        TileStats::Magnitude(magnitude.unwrap_or(0.0))
     }
 
-    fn merge(&self, plan: &MatrixPlan, n_elements: u64, stats: &[TileStats]) -> MatrixPlan {
-        if plan.starts.is_empty() {
-            return self.rank(n_elements, stats);
-        }
+    fn merge(
+        &self,
+        pass: usize,
+        decided: &Decided,
+        n_elements: u64,
+        stats: &[TileStats],
+    ) -> Decided {
+        let (1, Decided::Patches(plan)) = (pass, decided) else {
+            return Decided::Patches(self.rank(n_elements, stats));
+        };
         let sum: f64 =
             stats.iter().map(|s| if let TileStats::Magnitude(m) = s { *m } else { 0.0 }).sum();
         let decoded = sum / n_elements as f64;
         // Nothing to rescale where nothing was kept.
         let factor = (plan.mean_abs / decoded) as f32;
         let factor = if decoded > 0.0 && factor.is_finite() { factor } else { 1.0 };
-        MatrixPlan { factor, ..plan.clone() }
+        Decided::Patches(PatchPlan { factor, ..plan.clone() })
     }
 
-    fn encode(
-        &self,
-        plan: &MatrixPlan,
-        tile_idx: usize,
-        delta: &DeltaStrips<'_>,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) -> CodecId {
-        self.with_decisions(plan, tile_idx, |d| delta.encode(d, scratch, out));
-        CodecId::Patches
+    fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {
+        self.with_decisions(at, |d| patches::encode(&at.delta, d, scratch, out))?;
+        Some(CodecId::Patches)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {
@@ -284,9 +278,12 @@ mod tests {
         let method = DeltaDct::default();
         let scores = vec![1.0, 9.0, 4.0, 16.0];
         let stats = [TileStats::Patches { scores, sum_abs: 512.0 }];
-        let plan = method.merge(&MatrixPlan::default(), 1024, &stats);
+        let decided = method.merge(0, &Decided::Nothing, 1024, &stats);
+        let magnitude = [TileStats::Magnitude(256.0)];
+        let Decided::Patches(plan) = method.merge(1, &decided, 1024, &magnitude) else {
+            panic!("not patches")
+        };
         assert_eq!(plan.classes, [1, 0, 1, 0]);
-        let plan = method.merge(&plan, 1024, &[TileStats::Magnitude(256.0)]);
         assert_eq!((plan.mean_abs, plan.factor), (0.5, 2.0));
     }
 }

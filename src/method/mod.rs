@@ -3,14 +3,19 @@
 //! A method reads a matrix tile by tile: some survey passes, whose results it merges into a plan, then
 //! the encode pass. How often each reads its input is stated in its file.
 
+pub(crate) mod bitdelta;
+pub(crate) mod dare;
 pub(crate) mod delta_dct;
 pub(crate) mod lossless;
 pub(crate) mod policy;
 
+pub use bitdelta::{BitDelta, SignScale};
+pub use dare::Dare;
 pub use delta_dct::{Allocation, DeltaDct};
 pub use policy::Policy;
 
-use crate::codec::patches::DeltaStrips;
+use crate::codec::delta::DeltaTile;
+use crate::codec::mask::MaskPlace;
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::survey::TileStats;
@@ -21,11 +26,17 @@ use crate::survey::TileStats;
 pub(crate) enum MethodId {
     Lossless = 1,
     DeltaDct = 2,
+    BitDelta = 3,
+    Dare = 4,
 }
 
 /// Names of stored methods, as the command line and reports use them.
-const NAMES: &[(MethodId, &str)] =
-    &[(MethodId::Lossless, "lossless"), (MethodId::DeltaDct, "delta-dct")];
+const NAMES: &[(MethodId, &str)] = &[
+    (MethodId::Lossless, "lossless"),
+    (MethodId::DeltaDct, "delta-dct"),
+    (MethodId::BitDelta, "bitdelta"),
+    (MethodId::Dare, "dare"),
+];
 
 /// The name of a stored method.
 pub(crate) fn name_of(code: u16) -> &'static str {
@@ -40,6 +51,10 @@ pub enum Method {
     Lossless,
     /// Quantised DCT patches of the linear layers, the rest bit for bit.
     DeltaDct(DeltaDct),
+    /// Signs of the linear layers' deltas with one scale a matrix, the rest bit for bit.
+    BitDelta(BitDelta),
+    /// A random share of the linear layers' deltas, rescaled, the rest bit for bit.
+    Dare(Dare),
 }
 
 impl Method {
@@ -52,6 +67,8 @@ impl Method {
         match self {
             Method::Lossless => MethodId::Lossless,
             Method::DeltaDct(_) => MethodId::DeltaDct,
+            Method::BitDelta(_) => MethodId::BitDelta,
+            Method::Dare(_) => MethodId::Dare,
         }
     }
 
@@ -60,6 +77,8 @@ impl Method {
         match self {
             Method::Lossless => Vec::new(),
             Method::DeltaDct(m) => m.settings(),
+            Method::BitDelta(m) => m.settings(),
+            Method::Dare(m) => m.settings(),
         }
     }
 
@@ -68,6 +87,8 @@ impl Method {
         match self {
             Method::Lossless => None,
             Method::DeltaDct(m) => Some(m),
+            Method::BitDelta(m) => Some(m),
+            Method::Dare(m) => Some(m),
         }
     }
 
@@ -79,6 +100,8 @@ impl Method {
         match self {
             Method::Lossless => Ok(()),
             Method::DeltaDct(m) => m.validate(),
+            Method::BitDelta(m) => m.validate(),
+            Method::Dare(m) => m.validate(),
         }
     }
 }
@@ -86,15 +109,9 @@ impl Method {
 /// What is known about one matrix when a pass over it starts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct MatrixPlan {
-    /// First patch of each tile, then the number of all patches.
-    starts: Vec<usize>,
-    classes: Vec<u8>,
-    /// Tiles that are kept bit for bit.
-    exact: Vec<bool>,
-    exponent: i16,
-    /// Mean absolute value of the delta, to which rescaling brings a matrix.
-    mean_abs: f64,
-    factor: f32,
+    /// Tiles that are kept bit for bit, since their delta is not finite.
+    pub(crate) exact: Vec<bool>,
+    pub(crate) decided: Decided,
 }
 
 impl MatrixPlan {
@@ -102,6 +119,27 @@ impl MatrixPlan {
     pub(crate) fn is_exact(&self, tile_idx: usize) -> bool {
         self.exact.get(tile_idx).copied().unwrap_or(false)
     }
+}
+
+/// What a method has decided about one matrix so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) enum Decided {
+    /// Nothing yet, or nothing is to be decided.
+    #[default]
+    Nothing,
+    Patches(delta_dct::PatchPlan),
+    Signs(bitdelta::SignPlan),
+}
+
+/// One tile as a pass meets it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileAt<'a> {
+    pub(crate) plan: &'a MatrixPlan,
+    /// Position in the matrix.
+    pub(crate) tile_idx: usize,
+    pub(crate) delta: DeltaTile<'a>,
+    /// Where the tile stands, for methods that draw.
+    pub(crate) place: MaskPlace,
 }
 
 /// A method with loss.
@@ -112,28 +150,20 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
     /// Survey passes over each matrix before it is encoded.
     fn n_passes(&self) -> usize;
 
-    /// One survey pass over one tile; `tile_idx` counts inside the matrix.
-    fn survey(
+    /// One survey pass over one tile.
+    fn survey(&self, pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats;
+
+    /// Merges what a pass found, in tile order, into what is decided about a matrix of `n_elements`.
+    fn merge(
         &self,
         pass: usize,
-        plan: &MatrixPlan,
-        tile_idx: usize,
-        delta: &DeltaStrips<'_>,
-        scratch: &mut Scratch,
-    ) -> TileStats;
+        decided: &Decided,
+        n_elements: u64,
+        stats: &[TileStats],
+    ) -> Decided;
 
-    /// Merges a pass's results, in tile order, into the plan of a matrix of `n_elements`.
-    fn merge(&self, plan: &MatrixPlan, n_elements: u64, stats: &[TileStats]) -> MatrixPlan;
-
-    /// Appends the payload of one tile.
-    fn encode(
-        &self,
-        plan: &MatrixPlan,
-        tile_idx: usize,
-        delta: &DeltaStrips<'_>,
-        scratch: &mut Scratch,
-        out: &mut Vec<u8>,
-    ) -> CodecId;
+    /// Appends the payload of one tile; `None` if its delta is not finite, so that it cannot.
+    fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId>;
 
     /// Bits a parameter in the paper's own way of counting, and what that way is.
     fn paper_bits(&self) -> (f64, &'static str);
@@ -152,6 +182,8 @@ mod tests {
     fn codes_and_names_never_change() {
         assert_eq!(name_of(1), "lossless");
         assert_eq!(name_of(2), "delta-dct");
+        assert_eq!(name_of(3), "bitdelta");
+        assert_eq!(name_of(4), "dare");
         assert_eq!(name_of(99), "unknown");
     }
 }

@@ -5,6 +5,7 @@ use crossbeam::queue::SegQueue;
 
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::Window;
+use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Codec, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
@@ -117,11 +118,13 @@ impl DecodeStage<'_> {
     }
 
     fn target(&self, job: &Job) -> Target {
+        let (head, t) = (&self.stored.head, &self.stored.tensors[job.tensor]);
         Target {
-            dtype: self.stored.tensors[job.tensor].dtype,
+            dtype: t.dtype,
             n_rows: job.tile.n_rows,
             n_cols: job.tile.n_cols,
             patch: usize::from(self.stored.head.items[job.tensor].patch),
+            place: MaskPlace::new(head.seed, &t.name, job.tile.first / job.tile.n_cols as u64),
         }
     }
 

@@ -7,12 +7,13 @@ use crossbeam::queue::SegQueue;
 
 use crate::archive::Origin;
 use crate::checkpoint::{Checkpoint, Window};
-use crate::codec::patches::DeltaStrips;
+use crate::codec::delta::DeltaTile;
+use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, Kind, Label};
 use crate::kernel::{convert, quantise};
-use crate::method::{LossyMethod, MatrixPlan, Method, lossless};
+use crate::method::{LossyMethod, MatrixPlan, Method, TileAt, lossless};
 use crate::pair::Pair;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -29,6 +30,8 @@ struct EncodeStage<'a> {
     pub(crate) pair: &'a Pair,
     pub(crate) units: &'a [Unit],
     pub(crate) method: &'a Method,
+    /// Seed of what the method draws.
+    seed: u64,
     /// Id the frames carry.
     pub(crate) variant: u32,
     /// Buffers that the sink has emptied.
@@ -150,47 +153,63 @@ impl EncodeStage<'_> {
         tensor: usize,
     ) -> Result<Outcome> {
         let surveys = job.block.pass < self.units[job.block.unit].n_surveys;
-        if job.plan.is_exact(job.tile_idx) {
-            return if surveys {
-                Ok(Outcome::Surveyed(TileStats::NonFinite { n_patches: 0 }))
-            } else {
-                self.encode_exact(state, job, tensor).map(Outcome::Encoded)
-            };
+        if surveys && job.plan.is_exact(job.tile_idx) {
+            return Ok(Outcome::Surveyed(TileStats::NonFinite));
         }
-        let ft = Operand { dtype: self.ft.tensors()[tensor].dtype, bytes: &job.ft };
+        let t = &self.ft.tensors()[tensor];
         let base = self
             .base_operand(&job, tensor)
             .ok_or_else(|| Error::invalid_argument("a lossy tensor needs a base"))?;
         let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
-        let delta = DeltaStrips { ft, base, n_rows, n_cols };
-        let (plan, tile_idx, scratch) = (&job.plan, job.tile_idx, &mut state.scratch);
+        let ft = Operand { dtype: t.dtype, bytes: &job.ft };
+        let place = MaskPlace::new(self.seed, &t.name, job.tile.first / n_cols as u64);
+        let delta = DeltaTile { ft, base, n_rows, n_cols };
+        let at = TileAt { plan: &job.plan, tile_idx: job.tile_idx, delta, place };
         if surveys {
-            let stats = method.survey(job.block.pass, plan, tile_idx, &delta, scratch);
-            return Ok(Outcome::Surveyed(stats));
+            return Ok(Outcome::Surveyed(method.survey(job.block.pass, &at, &mut state.scratch)));
         }
         state.payload.clear();
-        let codec = method.encode(plan, tile_idx, &delta, scratch, &mut state.payload);
-        let mut frame = self.spare();
+        let codec = match job.plan.is_exact(job.tile_idx) {
+            true => None,
+            false => method.encode(&at, &mut state.scratch, &mut state.payload),
+        };
+        let Some(codec) = codec else {
+            return self.encode_exact(state, job, tensor).map(Outcome::Encoded);
+        };
+        let patch = usize::from(self.pair.items[tensor].item.patch);
+        let target = Target { dtype: t.dtype, n_rows, n_cols, patch, place };
         let label = self.label(tensor, job.part, codec as u16);
+        self.finish_lossy(state, job, label, &target).map(Outcome::Encoded)
+    }
+
+    /// Frames the payload and decodes it: what a restore will give is hashed now, so that every
+    /// later restore can be held to it.
+    fn finish_lossy(
+        &self,
+        state: &mut EncodeState,
+        job: Job,
+        label: Label,
+        target: &Target,
+    ) -> Result<EncodedTile> {
+        let mut frame = self.spare();
         state.encoder.encode(label, &state.payload, &mut frame)?;
-        // What a restore will give is hashed now, so that every later restore can be held to it.
         let mut restored = self.spare();
         restored.resize(job.ft.len(), 0);
-        let patch = usize::from(self.pair.items[tensor].item.patch);
-        let target = Target { dtype: ft.dtype, n_rows, n_cols, patch };
-        let codec = codec::by_code(codec as u16)?;
-        codec.decode(&state.payload, &target, Some(base), scratch, &mut restored)?;
-        let squared_error =
-            squared_difference(ft, Operand { dtype: ft.dtype, bytes: &restored }, scratch);
-        let squared_delta = squared_difference(ft, base, scratch);
-        Ok(Outcome::Encoded(EncodedTile {
+        let (scratch, base) = (&mut state.scratch, self.base_operand(&job, label.item as usize));
+        let codec = codec::by_code(label.codec)?;
+        codec.decode(&state.payload, target, base, scratch, &mut restored)?;
+        let ft = Operand { dtype: target.dtype, bytes: &job.ft };
+        let lossy = Operand { dtype: target.dtype, bytes: &restored };
+        let squared_error = squared_difference(ft, lossy, scratch);
+        let squared_delta = base.map_or(0.0, |base| squared_difference(ft, base, scratch));
+        Ok(EncodedTile {
             part: job.part,
             frame,
             restored: Restored::Lossy(restored),
             squared_error,
             squared_delta,
             base: job.base,
-        }))
+        })
     }
 }
 
@@ -221,8 +240,9 @@ pub(crate) fn encode_units(
     mut sink: impl FnMut(usize, EncodedTile) -> Result<Vec<Vec<u8>>>,
 ) -> Result<()> {
     let width = inputs.needs().width(options.resources.max_memory, options.resources.threads)?;
-    let (ft, pair, method) = (&inputs.ft, &inputs.pair, &options.method);
-    let stage = &EncodeStage { ft, pair, units, method, variant, spare: SegQueue::new() };
+    let (ft, pair) = (&inputs.ft, &inputs.pair);
+    let (method, seed) = (&options.method, options.seed);
+    let stage = &EncodeStage { ft, pair, units, method, seed, variant, spare: SegQueue::new() };
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let mut reader = TileReader::new(sides[0], sides[1], pair, units, merged_rx);
@@ -287,7 +307,12 @@ impl<'a> Merger<'a> {
             return;
         };
         let before = self.plans.remove(&block.unit).unwrap_or_default();
-        let plan = Arc::new(method.merge(&before, n_elements, &self.stats));
+        let exact = match block.pass {
+            0 => self.stats.iter().map(|s| *s == TileStats::NonFinite).collect(),
+            _ => before.exact.clone(),
+        };
+        let decided = method.merge(block.pass, &before.decided, n_elements, &self.stats);
+        let plan = Arc::new(MatrixPlan { exact, decided });
         self.stats.clear();
         let passes = block.pass + 1;
         if passes < unit.n_surveys {

@@ -13,9 +13,15 @@ pub(crate) enum TileStats {
     },
     /// Sum of absolute values of the decoded delta.
     Magnitude(f64),
-    /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
-    NonFinite {
-        /// Patches in the tile.
-        n_patches: usize,
+    /// Sums over the delta, or over what earlier bit planes left of it.
+    Residual {
+        /// Of absolute values of the residual.
+        sum_abs: f64,
+        /// Of squares of the delta.
+        sum_squares: f64,
+        /// Of the delta times the residual's sign.
+        along_sign: f64,
     },
+    /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
+    NonFinite,
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use delta_stream::{
-    CompressOptions, DeltaDct, MapChoice, Method, PairShape, Resources, RestoreOptions, Silent,
-    kernel,
+    BitDelta, CompressOptions, Dare, DeltaDct, MapChoice, Method, PairShape, Resources,
+    RestoreOptions, SignScale, Silent, kernel,
 };
 
 use crate::made::{Files, Outcome, Place, read};
@@ -102,4 +102,11 @@ fn delta_dct_of_other_allocations() -> Outcome {
 #[test]
 fn delta_dct_without_rescale() -> Outcome {
     check(&pair()?, &Method::DeltaDct(DeltaDct::default().with_rescale(false)))
+}
+
+#[test]
+fn bitdelta_and_dare() -> Outcome {
+    let bitdelta = BitDelta::default().with_scale(SignScale::Unbiased).with_planes(2);
+    check(&pair()?, &Method::BitDelta(bitdelta))?;
+    check(&pair()?, &Method::Dare(Dare::default()))
 }

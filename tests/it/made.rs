@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use delta_stream::{CompressOptions, CompressReport, Method, RestoreOptions, Silent};
+use delta_stream::{
+    BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, Method, RestoreOptions, Silent,
+};
 use safetensors::SafeTensors;
 
 /// What a test returns.
@@ -147,6 +149,16 @@ pub(crate) fn tensors(files: &Files) -> Outcome<Tensors> {
         }
     }
     Ok(out)
+}
+
+/// Each method with its default settings.
+pub(crate) fn every_method() -> [Method; 4] {
+    [
+        Method::Lossless,
+        Method::DeltaDct(DeltaDct::default()),
+        Method::BitDelta(BitDelta::default()),
+        Method::Dare(Dare::default()),
+    ]
 }
 
 /// A base, a fine-tune and an archive in a directory of their own.

@@ -1,9 +1,12 @@
-//! The method's NumPy model and this program agree on the vectors it made.
+//! The NumPy models and this program agree on the vectors those made.
 
 use std::fs;
 use std::path::Path;
 
-use delta_stream::{Allocation, CompressOptions, DeltaDct, Method, RestoreOptions, Silent};
+use delta_stream::{
+    Allocation, BitDelta, CompressOptions, Dare, DeltaDct, Method, RestoreOptions, SignScale,
+    Silent,
+};
 use serde_json::Value;
 
 use crate::made::{Outcome, Place, encode, one_shard, tensor, tensors};
@@ -38,10 +41,10 @@ fn number(value: &Value) -> Outcome<f64> {
 }
 
 /// What the fine-tune comes back as, and the relative error reported.
-fn run(base: &[f32], fine: &[f32], shape: &[u64], method: DeltaDct) -> Outcome<(Vec<f32>, f64)> {
+fn run(base: &[f32], fine: &[f32], shape: &[u64], method: Method) -> Outcome<(Vec<f32>, f64)> {
     let files = |v: &[f32]| one_shard(&[tensor(NAME, "F32", shape, encode("F32", v))]);
     let place = Place::new(&files(base), &files(fine))?;
-    let options = CompressOptions::new(Method::DeltaDct(method));
+    let options = CompressOptions::new(method);
     let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
     let report = delta_stream::compress(ft, base, archive, &options, &Silent)?;
     let restored = tensors(&place.restore(&RestoreOptions::default())?)?;
@@ -49,7 +52,8 @@ fn run(base: &[f32], fine: &[f32], shape: &[u64], method: DeltaDct) -> Outcome<(
     Ok((floats.collect(), report.relative_error.ok_or("nothing was lossy")?))
 }
 
-fn check(case: &Value) -> Outcome {
+/// Holds what `method` restores to the model's decoded delta and error.
+fn check(case: &Value, wanted: &Value, method: &Method) -> Outcome {
     let sides = numbers(&case["shape"]);
     let (m, n) = (sides[0] as usize, sides[1] as usize);
     let (base, fine) = pair(number(&case["seed"])? as u64, m, n);
@@ -58,54 +62,81 @@ fn check(case: &Value) -> Outcome {
             assert_eq!(*v, w as f32, "the generator differs");
         }
     }
-    let classes = case["allocation"].as_array().into_iter().flatten().map(numbers);
-    let allocation = Allocation::new(classes.map(|c| (c[0] as u8, c[1])).collect())?;
-    let shape = [m as u64, n as u64];
-    let delta_squares = number(&case["delta_squares"])?;
     let delta: Vec<f32> = fine.iter().zip(&base).map(|(f, b)| f - b).collect();
     let zero = vec![0.0; base.len()];
-    for (rescale, wanted) in [(true, case), (false, &case["plain"])] {
-        let method = DeltaDct::default()
-            .with_patch(number(&case["p"])? as u16)
-            .with_allocation(allocation.clone())
-            .with_rescale(rescale);
-        let decoded = numbers(&wanted["decoded"]);
-        let error = number(&wanted["noise_squares"])? / delta_squares;
-        let largest = decoded.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
-        // Against zeros the delta comes back with all its digits, against weights with those that
-        // an f32 near 0.25 has left.
-        for (base, fine, ulp) in [(&zero, &delta, 0.0), (&base, &fine, 2f64.powi(-26))] {
-            let (restored, lost) = run(base, fine, &shape, method.clone())?;
-            for (i, want) in decoded.iter().enumerate() {
-                let got = f64::from(restored[i]) - f64::from(base[i]);
-                let off = (got - want).abs();
-                assert!(
-                    off <= 1e-5 * largest + ulp,
-                    "{}: value {i}: {got}, not {want}",
-                    case["seed"]
-                );
-            }
-            assert!(
-                (lost / error - 1.0).abs() < 1e-3,
-                "{}: error {lost}, not {error}",
-                case["seed"]
-            );
+    let decoded = numbers(&wanted["decoded"]);
+    let error = number(&wanted["noise_squares"])? / number(&case["delta_squares"])?;
+    let largest = decoded.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+    // Against zeros the delta comes back with all its digits, against weights with those that an
+    // f32 near 0.25 has left.
+    for (base, fine, ulp) in [(&zero, &delta, 0.0), (&base, &fine, 2f64.powi(-26))] {
+        let (restored, lost) = run(base, fine, &[m as u64, n as u64], method.clone())?;
+        for (i, want) in decoded.iter().enumerate() {
+            let got = f64::from(restored[i]) - f64::from(base[i]);
+            let off = (got - want).abs();
+            assert!(off <= 1e-5 * largest + ulp, "{method:?}: value {i}: {got}, not {want}");
+        }
+        assert!((lost / error - 1.0).abs() < 1e-3, "{method:?}: error {lost}, not {error}");
+    }
+    Ok(())
+}
+
+/// The cases of a method's vectors; none where they are not part of the package.
+fn cases(name: &str) -> Outcome<Vec<Value>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/reference/vectors");
+    let path = root.join(format!("{name}.json"));
+    if !path.exists() {
+        eprintln!("skipped: {} is not part of the package", path.display());
+        return Ok(Vec::new());
+    }
+    let vectors: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
+    let cases = vectors["cases"].as_array().ok_or("no cases")?;
+    assert!(cases.len() >= 2);
+    Ok(cases.clone())
+}
+
+#[test]
+fn delta_dct() -> Outcome {
+    for case in cases("delta_dct")? {
+        let classes = case["allocation"].as_array().into_iter().flatten().map(numbers);
+        let allocation = Allocation::new(classes.map(|c| (c[0] as u8, c[1])).collect())?;
+        for (rescale, wanted) in [(true, &case), (false, &case["plain"])] {
+            let method = DeltaDct::default()
+                .with_patch(number(&case["p"])? as u16)
+                .with_allocation(allocation.clone())
+                .with_rescale(rescale);
+            check(&case, wanted, &Method::DeltaDct(method))?;
         }
     }
     Ok(())
 }
 
 #[test]
-fn delta_dct() -> Outcome {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let path = root.join("tools/reference/vectors/delta_dct.json");
-    if !path.exists() {
-        eprintln!("skipped: {} is not part of the package", path.display());
-        return Ok(());
+fn bitdelta() -> Outcome {
+    for case in cases("bitdelta")? {
+        let scale = match case["scale"].as_str() {
+            Some("unbiased") => SignScale::Unbiased,
+            _ => SignScale::Mean,
+        };
+        let method =
+            BitDelta::default().with_scale(scale).with_planes(number(&case["planes"])? as u8);
+        check(&case, &case, &Method::BitDelta(method))?;
     }
-    let text = fs::read_to_string(path)?;
-    let vectors: Value = serde_json::from_str(&text)?;
-    let cases = vectors["cases"].as_array().ok_or("no cases")?;
-    assert!(cases.len() >= 3);
-    cases.iter().try_for_each(check)
+    Ok(())
+}
+
+/// The mask is drawn by each side in its own way; what must agree is the error it leads to.
+#[test]
+fn dare_has_the_error_of_its_closed_form() -> Outcome {
+    let (base, fine) = pair(9, 256, 512);
+    for sparsity in [0.5, 0.9, 0.97] {
+        let method = Method::Dare(Dare::default().with_sparsity(sparsity));
+        let (restored, lost) = run(&base, &fine, &[256, 512], method)?;
+        let expected = sparsity / (1.0 - sparsity);
+        assert!((lost / expected - 1.0).abs() < 0.05, "{sparsity}: {lost}, not {expected}");
+        let kept = restored.iter().zip(&base).filter(|(r, b)| r != b).count() as f64;
+        let share = kept / base.len() as f64;
+        assert!((share - (1.0 - sparsity)).abs() < 0.01, "{sparsity}: {share} kept");
+    }
+    Ok(())
 }

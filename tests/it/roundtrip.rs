@@ -8,8 +8,8 @@ use delta_stream::{
 };
 
 use crate::made::{
-    Files, Outcome, Place, Rng, Tensor, alone, encode, kind_of, one_shard, shard, tensor, tensors,
-    twins,
+    Files, Outcome, Place, Rng, Tensor, alone, encode, every_method, kind_of, one_shard, shard,
+    tensor, tensors, twins,
 };
 
 const LINEAR: &str = "model.layers.0.mlp.up_proj.weight";
@@ -216,7 +216,7 @@ fn model(seed: u64) -> (Vec<Tensor>, Vec<Tensor>) {
 fn parts_and_other_shards_agree_with_the_whole() -> Outcome {
     let (base, ft) = model(8);
     let place = Place::new(&one_shard(&base), &one_shard(&ft))?;
-    for method in [Method::Lossless, Method::DeltaDct(DeltaDct::default())] {
+    for method in every_method() {
         place.compress(method)?;
         let whole = tensors(&place.restore(&RestoreOptions::default())?)?;
         for limit in [1, 20_000, 60_000, 1 << 40] {
@@ -283,7 +283,7 @@ fn restore_variants() -> Outcome {
 fn the_base_may_move_but_not_change() -> Outcome {
     let (base, ft) = model(20);
     let place = Place::new(&one_shard(&base), &one_shard(&ft))?;
-    for method in [Method::Lossless, Method::DeltaDct(DeltaDct::default())] {
+    for method in every_method() {
         place.compress(method)?;
         let wanted = place.restore(&RestoreOptions::default())?;
         let (front, back) = base.split_at(2);
@@ -316,7 +316,7 @@ fn a_forecast_is_within_a_twentieth() -> Outcome {
     let shape = PairShape::small().with_sizes(256, 688, 2000, 2);
     delta_stream::make_pair(&place.path(""), &shape, 2)?;
     let (base, ft) = (place.path("base"), place.path("fine-tune"));
-    for method in [Method::Lossless, Method::DeltaDct(DeltaDct::default())] {
+    for method in every_method() {
         let options = CompressOptions::new(method).with_force(true);
         let said = delta_stream::forecast(&ft, &base, &options, &Silent)?.archive_bytes as f64;
         let report = delta_stream::compress(&ft, &base, &place.archive, &options, &Silent)?;
