@@ -51,7 +51,9 @@ pub use checkpoint::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use inspect::inspect;
-pub use method::{Allocation, BitDelta, Dare, DeltaDct, Method, Policy, SignScale};
+pub use method::{
+    Allocation, BitDelta, Dare, DeltaDct, DeltaDq, GroupIndex, Method, Policy, SignScale,
+};
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
     compare, compress, forecast, restore, verify,

@@ -146,6 +146,26 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "SHARE")]
     pub(crate) sparsity: Option<f64>,
 
+    /// deltadq: one entry of so many survives [default: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) alpha: Option<u32>,
+
+    /// deltadq: entries a group, a multiple of alpha [default: the largest up to 16, or alpha]
+    #[arg(long, value_name = "N")]
+    pub(crate) group: Option<u32>,
+
+    /// deltadq: bits of a survivor's code, 1 to 8 [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) bits: Option<u8>,
+
+    /// deltadq: how positions are stored [default: seed]
+    #[arg(long, value_enum)]
+    pub(crate) index: Option<IndexName>,
+
+    /// deltadq: parts by value, a power of two, with --index csr [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) parts: Option<u16>,
+
     /// Store tensors whose names match with loss, instead of the linear layers inside blocks
     #[arg(long, value_name = "REGEX")]
     pub(crate) include: Option<String>,
@@ -167,6 +187,20 @@ pub(crate) enum MethodName {
     BitDelta,
     /// A random share of the linear layers' deltas, rescaled, the rest bit for bit
     Dare,
+    /// Quantised survivors of groups of the linear layers' deltas, the rest bit for bit
+    #[value(name = "deltadq")]
+    DeltaDq,
+}
+
+/// How positions of survivors are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IndexName {
+    /// Drawn again from the seed: no byte
+    Seed,
+    /// Inside their group
+    InGroup,
+    /// As compressed sparse rows, the paper's form
+    Csr,
 }
 
 /// How a scale is chosen.

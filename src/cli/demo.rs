@@ -214,6 +214,11 @@ fn choice(method: MethodName) -> Choice {
         scale: None,
         bit_planes: None,
         sparsity: None,
+        alpha: None,
+        group: None,
+        bits: None,
+        index: None,
+        parts: None,
         include: None,
         exclude: None,
     }

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, Error, MapChoice, Method, Observer, Policy,
-    Resources, Result, SignScale,
+    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, Error, GroupIndex, MapChoice, Method,
+    Observer, Policy, Resources, Result, SignScale,
 };
 use serde::Serialize;
 
-use crate::cli::args::{Choice, Common, Io, MethodName, ScaleName, Switch};
+use crate::cli::args::{Choice, Common, IndexName, Io, MethodName, ScaleName, Switch};
 use crate::cli::output;
 use crate::cli::progress::Console;
 
@@ -102,6 +102,11 @@ fn method(choice: &Choice) -> Result<Method> {
         ("--scale", choice.scale.is_some(), MethodName::BitDelta),
         ("--bit-planes", choice.bit_planes.is_some(), MethodName::BitDelta),
         ("--sparsity", choice.sparsity.is_some(), MethodName::Dare),
+        ("--alpha", choice.alpha.is_some(), MethodName::DeltaDq),
+        ("--group", choice.group.is_some(), MethodName::DeltaDq),
+        ("--bits", choice.bits.is_some(), MethodName::DeltaDq),
+        ("--index", choice.index.is_some(), MethodName::DeltaDq),
+        ("--parts", choice.parts.is_some(), MethodName::DeltaDq),
     ];
     let foreign = settings.iter().find(|(_, given, of)| *given && *of != choice.method);
     if let Some((flag, _, of)) = foreign {
@@ -116,6 +121,7 @@ fn method(choice: &Choice) -> Result<Method> {
         MethodName::Lossless => Method::Lossless,
         MethodName::DeltaDct => Method::DeltaDct(delta_dct(choice)),
         MethodName::BitDelta => Method::BitDelta(bit_delta(choice)),
+        MethodName::DeltaDq => Method::DeltaDq(delta_dq(choice)),
         MethodName::Dare => {
             let settings = Dare::default();
             Method::Dare(settings.with_sparsity(choice.sparsity.unwrap_or(settings.sparsity)))
@@ -149,6 +155,20 @@ fn bit_delta(choice: &Choice) -> BitDelta {
         settings = settings.with_planes(planes);
     }
     settings
+}
+
+fn delta_dq(choice: &Choice) -> DeltaDq {
+    let settings = DeltaDq::default();
+    let index = match choice.index {
+        None | Some(IndexName::Seed) => GroupIndex::Seed,
+        Some(IndexName::InGroup) => GroupIndex::InGroup,
+        Some(IndexName::Csr) => GroupIndex::Csr,
+    };
+    settings
+        .with_alpha(choice.alpha.unwrap_or(settings.alpha))
+        .with_group(choice.group)
+        .with_bits(choice.bits.unwrap_or(settings.bits))
+        .with_index(index, choice.parts.unwrap_or(settings.parts))
 }
 
 /// Refuses names of models on a hub, which otherwise fail as a file that is missing.

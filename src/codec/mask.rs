@@ -1,6 +1,7 @@
 //! Masks that do not look at the weights: drawn again from a key wherever they are needed, so they
 //! cost no stored byte. The generator is number 1 of FORMAT.md section 6.4.
 
+use bitvec::bitvec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::kernel::random;
@@ -39,6 +40,43 @@ pub(crate) fn survivors(
     out.extend((0u32..).zip(draws.iter()).filter(|(_, d)| **d < keep).map(|(i, _)| i));
 }
 
+/// How many entries survive in each row of `n_cols` when one of `alpha` does in every group of `group`;
+/// a shorter group at the end of a row keeps its share, rounded half to even.
+pub(crate) fn kept_in_row(n_cols: usize, group: usize, alpha: usize) -> usize {
+    n_cols / group * (group / alpha) + kept_in_rest(n_cols % group, alpha)
+}
+
+fn kept_in_rest(rest: usize, alpha: usize) -> usize {
+    (rest as f64 / alpha as f64).round_ties_even() as usize
+}
+
+/// Positions of one row that survive when exactly one of `alpha` does in every group of `group`
+/// entries, ascending. Floyd's sampling, one 32-bit draw a survivor.
+pub(crate) fn group_survivors(
+    place: MaskPlace,
+    row: usize,
+    (n_cols, group, alpha): (usize, usize, usize),
+    draws: &mut Vec<u16>,
+    out: &mut Vec<u32>,
+) {
+    draws.resize(2 * kept_in_row(n_cols, group, alpha), 0);
+    random::row_draws(place.key, place.first_row + row as u64, draws);
+    let mut words =
+        draws.as_chunks::<2>().0.iter().map(|d| u64::from(d[0]) | u64::from(d[1]) << 16);
+    let mut chosen = bitvec![0; n_cols];
+    for (i, mask) in chosen.chunks_mut(group).enumerate() {
+        let size = group.min(n_cols - i * group);
+        let keep = if size == group { group / alpha } else { kept_in_rest(size, alpha) };
+        for (last, word) in (size - keep..size).zip(&mut words) {
+            let draw = ((word * (last as u64 + 1)) >> 32) as usize;
+            let taken = mask.get(draw).is_some_and(|bit| *bit);
+            mask.set(if taken { last } else { draw }, true);
+        }
+    }
+    out.clear();
+    out.extend(chosen.iter_ones().map(|i| i as u32));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +94,24 @@ mod tests {
         assert_ne!(draw(1, "a", 5, 0), draw(1, "b", 5, 0));
         let n = draw(1, "a", 5, 0).len();
         assert!((350..480).contains(&n), "{n} of 4096 at one in ten");
+    }
+
+    #[test]
+    fn every_group_keeps_its_exact_count_and_all_positions_are_as_likely() {
+        let (n_cols, group, alpha) = (16 * 40 + 11, 16, 4);
+        let mut counts = vec![0; group];
+        for row in 0..500 {
+            let mut out = Vec::new();
+            let place = MaskPlace::new(1, "a", 0);
+            group_survivors(place, row, (n_cols, group, alpha), &mut Vec::new(), &mut out);
+            assert_eq!(out.len(), kept_in_row(n_cols, group, alpha));
+            for g in 0..40 {
+                let inside = out.iter().filter(|i| **i as usize / group == g).count();
+                assert_eq!(inside, 4);
+            }
+            out.iter().filter(|i| **i < 640).for_each(|i| counts[*i as usize % group] += 1);
+        }
+        // 500 rows of 40 groups, 4 of 16 each: 5,000 a position, deviation about 61.
+        assert!(counts.iter().all(|c| (4700..5300).contains(c)), "{counts:?}");
     }
 }

@@ -4,6 +4,7 @@
 //! trait, since a reader learns the codec from the stored frame.
 
 pub(crate) mod delta;
+pub(crate) mod groups;
 pub(crate) mod mask;
 pub(crate) mod patches;
 pub(crate) mod planes;
@@ -29,6 +30,8 @@ pub(crate) enum CodecId {
     Signs = 3,
     /// Values of a seeded mask's survivors.
     Survivors = 4,
+    /// Quantised survivors of groups.
+    Groups = 5,
 }
 
 /// Most rows of a patch strip.
@@ -85,6 +88,15 @@ fn power_of_two(exponent: i16) -> f32 {
     f32::from_bits(((i32::from(exponent).clamp(-126, 127) + 127) as u32) << 23)
 }
 
+/// Bits a code takes in the payload. Widths that do not divide a byte would hide the symbols from the
+/// entropy coder: 5-bit codes packed tight come out a third larger than one a byte.
+fn stored_bits(bits: u8) -> u32 {
+    match bits {
+        1 | 2 | 4 => u32::from(bits),
+        _ => 8,
+    }
+}
+
 /// Buffers one worker reuses for every tile.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
@@ -135,7 +147,7 @@ pub(crate) trait Codec: std::fmt::Debug + Sync {
 
 /// Every codec a reader knows.
 pub(crate) const ALL: &[&dyn Codec] =
-    &[&planes::Planes, &patches::Patches, &signs::Signs, &survivors::Survivors];
+    &[&planes::Planes, &patches::Patches, &signs::Signs, &survivors::Survivors, &groups::Groups];
 
 /// The codec with this stored code.
 ///
@@ -151,11 +163,12 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_never_change() {
-        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(CodecId::Planes as u16, 1);
         assert_eq!(CodecId::Patches as u16, 2);
         assert_eq!(CodecId::Signs as u16, 3);
         assert_eq!(CodecId::Survivors as u16, 4);
+        assert_eq!(CodecId::Groups as u16, 5);
         assert!(by_code(0).is_err());
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::f16;
 
 use crate::codec::delta::{DeltaTile, strips};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two};
+use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two, stored_bits};
 use crate::error::{Error, Result};
 use crate::kernel::dct::Dct;
 use crate::kernel::{convert, pack, patch, quantise};
@@ -43,15 +43,6 @@ pub(crate) struct Decisions<'a> {
 /// Patches of side `p` that cover an area.
 pub(crate) fn n_patches(n_rows: usize, n_cols: usize, p: usize) -> usize {
     n_rows.div_ceil(p) * n_cols.div_ceil(p)
-}
-
-/// Bits a code takes in the payload. Widths that do not divide a byte would hide the symbols from the
-/// entropy coder: 5-bit codes packed tight come out a third larger than one a byte.
-fn stored_bits(bits: u8) -> u32 {
-    match bits {
-        1 | 2 | 4 => u32::from(bits),
-        _ => 8,
-    }
 }
 
 fn class_bits(n_classes: usize) -> u32 {

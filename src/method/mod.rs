@@ -6,12 +6,14 @@
 pub(crate) mod bitdelta;
 pub(crate) mod dare;
 pub(crate) mod delta_dct;
+pub(crate) mod deltadq;
 pub(crate) mod lossless;
 pub(crate) mod policy;
 
 pub use bitdelta::{BitDelta, SignScale};
 pub use dare::Dare;
 pub use delta_dct::{Allocation, DeltaDct};
+pub use deltadq::{DeltaDq, GroupIndex};
 pub use policy::Policy;
 
 use crate::codec::delta::DeltaTile;
@@ -28,6 +30,7 @@ pub(crate) enum MethodId {
     DeltaDct = 2,
     BitDelta = 3,
     Dare = 4,
+    DeltaDq = 5,
 }
 
 /// Names of stored methods, as the command line and reports use them.
@@ -36,6 +39,7 @@ const NAMES: &[(MethodId, &str)] = &[
     (MethodId::DeltaDct, "delta-dct"),
     (MethodId::BitDelta, "bitdelta"),
     (MethodId::Dare, "dare"),
+    (MethodId::DeltaDq, "deltadq"),
 ];
 
 /// The name of a stored method.
@@ -55,6 +59,8 @@ pub enum Method {
     BitDelta(BitDelta),
     /// A random share of the linear layers' deltas, rescaled, the rest bit for bit.
     Dare(Dare),
+    /// Quantised survivors of groups of the linear layers' deltas, the rest bit for bit.
+    DeltaDq(DeltaDq),
 }
 
 impl Method {
@@ -69,6 +75,7 @@ impl Method {
             Method::DeltaDct(_) => MethodId::DeltaDct,
             Method::BitDelta(_) => MethodId::BitDelta,
             Method::Dare(_) => MethodId::Dare,
+            Method::DeltaDq(_) => MethodId::DeltaDq,
         }
     }
 
@@ -79,6 +86,7 @@ impl Method {
             Method::DeltaDct(m) => m.settings(),
             Method::BitDelta(m) => m.settings(),
             Method::Dare(m) => m.settings(),
+            Method::DeltaDq(m) => m.settings(),
         }
     }
 
@@ -89,6 +97,7 @@ impl Method {
             Method::DeltaDct(m) => Some(m),
             Method::BitDelta(m) => Some(m),
             Method::Dare(m) => Some(m),
+            Method::DeltaDq(m) => Some(m),
         }
     }
 
@@ -102,6 +111,7 @@ impl Method {
             Method::DeltaDct(m) => m.validate(),
             Method::BitDelta(m) => m.validate(),
             Method::Dare(m) => m.validate(),
+            Method::DeltaDq(m) => m.validate(),
         }
     }
 }
@@ -129,6 +139,7 @@ pub(crate) enum Decided {
     Nothing,
     Patches(delta_dct::PatchPlan),
     Signs(bitdelta::SignPlan),
+    Affine(deltadq::AffinePlan),
 }
 
 /// One tile as a pass meets it.
@@ -184,6 +195,7 @@ mod tests {
         assert_eq!(name_of(2), "delta-dct");
         assert_eq!(name_of(3), "bitdelta");
         assert_eq!(name_of(4), "dare");
+        assert_eq!(name_of(5), "deltadq");
         assert_eq!(name_of(99), "unknown");
     }
 }

@@ -22,6 +22,13 @@ pub(crate) enum TileStats {
         /// Of the delta times the residual's sign.
         along_sign: f64,
     },
+    /// The least and greatest survivor of a mask.
+    Range {
+        /// The least.
+        low: f32,
+        /// The greatest.
+        high: f32,
+    },
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,
 }

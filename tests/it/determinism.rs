@@ -4,8 +4,8 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, MapChoice, Method, PairShape, Resources,
-    RestoreOptions, SignScale, Silent, kernel,
+    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex, MapChoice, Method, PairShape,
+    Resources, RestoreOptions, SignScale, Silent, kernel,
 };
 
 use crate::made::{Files, Outcome, Place, read};
@@ -105,8 +105,11 @@ fn delta_dct_without_rescale() -> Outcome {
 }
 
 #[test]
-fn bitdelta_and_dare() -> Outcome {
+fn methods_that_draw_or_take_signs() -> Outcome {
     let bitdelta = BitDelta::default().with_scale(SignScale::Unbiased).with_planes(2);
     check(&pair()?, &Method::BitDelta(bitdelta))?;
-    check(&pair()?, &Method::Dare(Dare::default()))
+    check(&pair()?, &Method::Dare(Dare::default()))?;
+    check(&pair()?, &Method::DeltaDq(DeltaDq::default()))?;
+    let sparse = DeltaDq::default().with_index(GroupIndex::Csr, 8);
+    check(&pair()?, &Method::DeltaDq(sparse))
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use delta_stream::{
-    BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, Method, RestoreOptions, Silent,
+    BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, RestoreOptions,
+    Silent,
 };
 use safetensors::SafeTensors;
 
@@ -152,12 +153,13 @@ pub(crate) fn tensors(files: &Files) -> Outcome<Tensors> {
 }
 
 /// Each method with its default settings.
-pub(crate) fn every_method() -> [Method; 4] {
+pub(crate) fn every_method() -> [Method; 5] {
     [
         Method::Lossless,
         Method::DeltaDct(DeltaDct::default()),
         Method::BitDelta(BitDelta::default()),
         Method::Dare(Dare::default()),
+        Method::DeltaDq(DeltaDq::default()),
     ]
 }
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use delta_stream::{
-    Allocation, BitDelta, CompressOptions, Dare, DeltaDct, Method, RestoreOptions, SignScale,
-    Silent,
+    Allocation, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex, Method,
+    RestoreOptions, SignScale, Silent,
 };
 use serde_json::Value;
 
@@ -137,6 +137,26 @@ fn dare_has_the_error_of_its_closed_form() -> Outcome {
         let kept = restored.iter().zip(&base).filter(|(r, b)| r != b).count() as f64;
         let share = kept / base.len() as f64;
         assert!((share - (1.0 - sparsity)).abs() < 0.01, "{sparsity}: {share} kept");
+    }
+    Ok(())
+}
+
+/// With exact counts in groups the error is alpha - 1, a little more for four bits; all forms of
+/// positions restore the same.
+#[test]
+fn deltadq_has_the_error_of_its_closed_form_in_every_form() -> Outcome {
+    let (base, fine) = pair(10, 256, 512);
+    for alpha in [8, 32] {
+        let mut seeded = None;
+        for (index, parts) in
+            [(GroupIndex::Seed, 1), (GroupIndex::InGroup, 1), (GroupIndex::Csr, 8)]
+        {
+            let method = DeltaDq::default().with_alpha(alpha).with_index(index, parts);
+            let (restored, lost) = run(&base, &fine, &[256, 512], Method::DeltaDq(method))?;
+            let expected = f64::from(alpha) - 1.0;
+            assert!((0.9..1.2).contains(&(lost / expected)), "{alpha}: {lost}, not {expected}");
+            assert!(seeded.get_or_insert_with(|| restored.clone()) == &restored, "{index:?}");
+        }
     }
     Ok(())
 }

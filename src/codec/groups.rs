@@ -1,0 +1,429 @@
+//! Tiles as the quantised survivors of groups of entries (DeltaDQ), with positions in one of three
+//! forms: drawn again, inside their group, or as compressed sparse rows in parts by value.
+//!
+//! Payload: settings, scale and zero point, positions, codes (FORMAT.md section 6.5).
+
+use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
+use crate::codec::mask::{self, MaskPlace, kept_in_row};
+use crate::codec::{Codec, CodecId, Operand, Scratch, Target, stored_bits};
+use crate::error::{Error, Result};
+use crate::kernel::{convert, pack, quantise};
+use crate::wire::{Reader, Writer};
+
+/// Most entries a group has.
+pub(crate) const MAX_GROUP: u32 = 1 << 16;
+
+/// The codec of grouped survivors.
+#[derive(Debug)]
+pub(crate) struct Groups;
+
+/// How positions are stored. The number is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum IndexForm {
+    /// Not at all: the mask is drawn again.
+    Seed = 0,
+    /// Inside their group.
+    InGroup = 1,
+    /// As compressed sparse rows.
+    Csr = 2,
+}
+
+/// How survivors are chosen and quantised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Decisions {
+    /// Entries a group, a multiple of `alpha`.
+    pub(crate) group: u32,
+    /// One entry of so many survives.
+    pub(crate) alpha: u32,
+    /// Bits of a code, 1 to 8.
+    pub(crate) bits: u8,
+    /// Parts by value, as a power of two; more than one for sparse rows alone.
+    pub(crate) log2_parts: u8,
+    pub(crate) index: IndexForm,
+    /// A survivor is `scale * (code - zero)`.
+    pub(crate) scale: f32,
+    pub(crate) zero: i32,
+}
+
+impl Decisions {
+    fn shape(&self, n_cols: usize) -> (usize, usize, usize) {
+        (n_cols, self.group as usize, self.alpha as usize)
+    }
+
+    fn kept_in_row(&self, n_cols: usize) -> usize {
+        kept_in_row(n_cols, self.group as usize, self.alpha as usize)
+    }
+
+    /// Bits left of a code once its part is known.
+    fn part_bits(&self) -> u8 {
+        self.bits - self.log2_parts
+    }
+
+    fn code(&self, value: f32) -> u8 {
+        let scaled = f64::from(value) * f64::from(self.alpha) / f64::from(self.scale);
+        let most = f64::from(u8::MAX >> (8 - self.bits));
+        (scaled.round_ties_even() + f64::from(self.zero)).clamp(0.0, most) as u8
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut w = Writer(std::mem::take(out));
+        w.u32(self.group);
+        w.u32(self.alpha);
+        w.u8(self.bits);
+        w.u8(self.log2_parts);
+        w.u8(self.index as u8);
+        w.u32(self.scale.to_bits());
+        w.u32(self.zero as u32);
+        *out = w.0;
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self> {
+        let (group, alpha, bits, log2_parts) = (r.u32()?, r.u32()?, r.u8()?, r.u8()?);
+        let index = match r.u8()? {
+            0 => IndexForm::Seed,
+            1 => IndexForm::InGroup,
+            2 => IndexForm::Csr,
+            code => return Err(Error::unknown("index form", code)),
+        };
+        let (scale, zero) = (f32::from_bits(r.u32()?), r.u32()? as i32);
+        let d = Self { group, alpha, bits, log2_parts, index, scale, zero };
+        let grouped = alpha > 0 && (alpha..=MAX_GROUP).contains(&group) && group % alpha == 0;
+        let parted = log2_parts <= bits && (log2_parts == 0 || index == IndexForm::Csr);
+        if !grouped || !(1..=8).contains(&bits) || !parted || !scale.is_finite() {
+            return Err(Error::corrupt("group settings are out of range"));
+        }
+        Ok(d)
+    }
+}
+
+/// The least and greatest survivor of a tile; `None` if its delta is not finite.
+pub(crate) fn survivor_range(
+    tile: &DeltaTile<'_>,
+    place: MaskPlace,
+    (group, alpha): (u32, u32),
+    scratch: &mut Scratch,
+) -> Option<(f32, f32)> {
+    let shape = (tile.n_cols, group as usize, alpha as usize);
+    let (mut range, mut positions, mut sum) = ((f32::MAX, f32::MIN), Vec::new(), 0.0);
+    for rows in tile.cached_strips() {
+        tile.rows(&rows, &mut scratch.strip);
+        sum += quantise::sum_abs(&scratch.strip);
+        for (row, values) in rows.zip(scratch.strip.chunks_exact(tile.n_cols)) {
+            mask::group_survivors(place, row, shape, &mut scratch.draws, &mut positions);
+            for i in &positions {
+                let value = values[*i as usize];
+                range = (range.0.min(value), range.1.max(value));
+            }
+        }
+    }
+    f64::is_finite(sum).then_some(range)
+}
+
+/// Appends the payload of a tile.
+pub(crate) fn encode(
+    tile: &DeltaTile<'_>,
+    place: MaskPlace,
+    d: &Decisions,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) {
+    let (mut codes, mut columns, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    for rows in tile.cached_strips() {
+        tile.rows(&rows, &mut scratch.strip);
+        for (row, values) in rows.zip(scratch.strip.chunks_exact(tile.n_cols)) {
+            let shape = d.shape(tile.n_cols);
+            mask::group_survivors(place, row, shape, &mut scratch.draws, &mut positions);
+            codes.extend(positions.iter().map(|i| d.code(values[*i as usize])));
+            columns.extend_from_slice(&positions);
+        }
+    }
+    d.write(out);
+    match d.index {
+        IndexForm::Seed => pack::pack(&codes, stored_bits(d.bits), out),
+        IndexForm::InGroup => {
+            write_in_group(&columns, d.group, out);
+            pack::pack(&codes, stored_bits(d.bits), out);
+        }
+        IndexForm::Csr => write_csr(&codes, &columns, d, tile.n_cols, out),
+    }
+}
+
+/// Bits a position inside a group is stored in.
+fn position_bits(group: u32) -> u32 {
+    match group.next_power_of_two().trailing_zeros() {
+        bits @ 0..=8 => stored_bits(bits.max(1) as u8),
+        _ => 16,
+    }
+}
+
+fn write_in_group(columns: &[u32], group: u32, out: &mut Vec<u8>) {
+    let inside = columns.iter().map(|c| c % group);
+    match position_bits(group) {
+        16 => inside.for_each(|p| out.extend((p as u16).to_le_bytes())),
+        bits => pack::pack(&inside.map(|p| p as u8).collect::<Vec<_>>(), bits, out),
+    }
+}
+
+/// Bytes of a column number.
+fn column_bytes(n_cols: usize) -> usize {
+    if n_cols <= 1 << 16 { 2 } else { 4 }
+}
+
+fn write_csr(codes: &[u8], columns: &[u32], d: &Decisions, n_cols: usize, out: &mut Vec<u8>) {
+    let per_row = d.kept_in_row(n_cols).max(1);
+    for part in 0..1u8.checked_shl(d.log2_parts.into()).map_or(256, u16::from) {
+        let is_in = |code: u8| u16::from(code) >> d.part_bits() == part;
+        let mut offset = 0u32;
+        out.extend(offset.to_le_bytes());
+        for row in codes.chunks(per_row) {
+            offset += row.iter().filter(|c| is_in(**c)).count() as u32;
+            out.extend(offset.to_le_bytes());
+        }
+        let inside = || codes.iter().zip(columns).filter(|(c, _)| is_in(**c));
+        let n = column_bytes(n_cols);
+        inside().for_each(|(_, column)| out.extend(&column.to_le_bytes()[..n]));
+        if d.part_bits() > 0 {
+            let low = u8::MAX >> (8 - d.part_bits());
+            let low: Vec<u8> = inside().map(|(c, _)| c & low).collect();
+            pack::pack(&low, stored_bits(d.part_bits()), out);
+        }
+    }
+}
+
+/// The parts of a payload after its settings.
+enum Positions<'a> {
+    Drawn,
+    /// Position of every survivor inside its group.
+    InGroup(Vec<u16>),
+    Csr(Vec<Part<'a>>),
+}
+
+/// One part by value of a tile in sparse rows.
+struct Part<'a> {
+    offsets: &'a [[u8; 4]],
+    columns: &'a [u8],
+    low: Vec<u8>,
+}
+
+impl<'a> Part<'a> {
+    fn read(r: &mut Reader<'a>, d: &Decisions, n_rows: usize, n_cols: usize) -> Result<Self> {
+        let offsets = r.take((n_rows + 1) * 4)?.as_chunks::<4>().0;
+        let at = |i: usize| offsets.get(i).map_or(0, |b| u32::from_le_bytes(*b) as usize);
+        let n = at(n_rows);
+        let ascending = (0..n_rows).all(|i| at(i) <= at(i + 1));
+        if at(0) != 0 || !ascending || n > n_rows * n_cols {
+            return Err(Error::corrupt("row offsets do not ascend"));
+        }
+        let columns = r.take(n * column_bytes(n_cols))?;
+        let mut low = vec![0; n];
+        if d.part_bits() > 0 {
+            let width = stored_bits(d.part_bits());
+            pack::unpack(r.take((n * width as usize).div_ceil(8))?, width, &mut low);
+        }
+        Ok(Self { offsets, columns, low })
+    }
+
+    /// The entries of one row: column and low bits.
+    fn row(&self, row: usize, n_cols: usize) -> impl Iterator<Item = (u32, u8)> + '_ {
+        let at = |i: usize| self.offsets.get(i).map_or(0, |b| u32::from_le_bytes(*b) as usize);
+        let n = column_bytes(n_cols);
+        (at(row)..at(row + 1)).map(move |k| {
+            let mut column = [0; 4];
+            column[..n].copy_from_slice(&self.columns[k * n..k * n + n]);
+            (u32::from_le_bytes(column), self.low[k])
+        })
+    }
+}
+
+/// Everything a payload says about a tile.
+struct Payload<'a> {
+    d: Decisions,
+    positions: Positions<'a>,
+    /// Codes in row order; empty for sparse rows.
+    codes: Vec<u8>,
+}
+
+impl<'a> Payload<'a> {
+    fn parse(payload: &'a [u8], target: &Target) -> Result<Self> {
+        let r = &mut Reader::new(payload);
+        let d = Decisions::read(r)?;
+        let n = target.n_rows * d.kept_in_row(target.n_cols);
+        let codes = |r: &mut Reader<'a>| {
+            let (mut codes, width) = (vec![0; n], stored_bits(d.bits));
+            pack::unpack(r.take((n * width as usize).div_ceil(8))?, width, &mut codes);
+            Ok::<_, Error>(codes)
+        };
+        let (positions, codes) = match d.index {
+            IndexForm::Seed => (Positions::Drawn, codes(r)?),
+            IndexForm::InGroup => {
+                let width = position_bits(d.group);
+                let bytes = r.take((n * width as usize).div_ceil(8))?;
+                let inside = if width == 16 {
+                    bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b)).collect()
+                } else {
+                    let mut inside = vec![0; n];
+                    pack::unpack(bytes, width, &mut inside);
+                    inside.into_iter().map(u16::from).collect()
+                };
+                (Positions::InGroup(inside), codes(r)?)
+            }
+            IndexForm::Csr => {
+                let n_parts = 1usize << d.log2_parts;
+                let part = |_| Part::read(r, &d, target.n_rows, target.n_cols);
+                (Positions::Csr((0..n_parts).map(part).collect::<Result<_>>()?), Vec::new())
+            }
+        };
+        r.end()?;
+        Ok(Self { d, positions, codes })
+    }
+
+    /// Columns and codes of one row.
+    fn row(
+        &self,
+        row: usize,
+        target: &Target,
+        draws: &mut Vec<u16>,
+        columns: &mut Vec<u32>,
+        codes: &mut Vec<u8>,
+    ) {
+        let n_cols = target.n_cols;
+        let per_row = self.d.kept_in_row(n_cols);
+        let part = row * per_row..(row + 1) * per_row;
+        codes.clear();
+        match &self.positions {
+            Positions::Drawn => {
+                mask::group_survivors(target.place, row, self.d.shape(n_cols), draws, columns);
+                codes.extend_from_slice(&self.codes[part]);
+            }
+            Positions::InGroup(inside) => {
+                let a_group = (self.d.group / self.d.alpha) as usize;
+                columns.clear();
+                let placed = inside[part.clone()].iter().enumerate();
+                columns.extend(
+                    placed.map(|(k, p)| (k / a_group) as u32 * self.d.group + u32::from(*p)),
+                );
+                codes.extend_from_slice(&self.codes[part]);
+            }
+            Positions::Csr(parts) => {
+                columns.clear();
+                for (j, part) in parts.iter().enumerate() {
+                    let high = (j as u32) << self.d.part_bits();
+                    for (column, low) in part.row(row, n_cols) {
+                        columns.push(column);
+                        codes.push(high as u8 | low);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Codec for Groups {
+    fn id(&self) -> CodecId {
+        CodecId::Groups
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        // Sparse rows in 256 parts are the largest form.
+        19 + 256 * 4 * (target.n_rows + 1) + 5 * target.n_elements()
+    }
+
+    fn decode(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let base = base.ok_or_else(|| Error::corrupt("survivors without a base"))?;
+        let payload = Payload::parse(payload, target)?;
+        let d = &payload.d;
+        let (n_cols, mut columns) = (target.n_cols, Vec::new());
+        for (_, rows) in strips(target.n_rows, rows_in_cache(n_cols)) {
+            scratch.strip.clear();
+            scratch.strip.resize(rows.len() * n_cols, 0.0);
+            for (row, delta) in rows.clone().zip(scratch.strip.chunks_exact_mut(n_cols)) {
+                let (draws, codes) = (&mut scratch.draws, &mut scratch.codes);
+                payload.row(row, target, draws, &mut columns, codes);
+                for (column, code) in columns.iter().zip(codes.iter()) {
+                    let value = f64::from(d.scale) * (f64::from(*code) - f64::from(d.zero));
+                    let slot = delta.get_mut(*column as usize);
+                    *slot.ok_or_else(|| Error::corrupt("a column lies outside its row"))? =
+                        value as f32;
+                }
+            }
+            let part = rows.start * n_cols..rows.end * n_cols;
+            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+
+    fn round_trip(d: &Decisions, n_rows: usize, n_cols: usize) -> (Vec<f32>, Vec<f32>, usize) {
+        let ft: Vec<f32> = (1..=n_rows * n_cols).map(|i| (i as f32 * 0.37).sin()).collect();
+        let bytes: Vec<u8> = ft.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let zeros = vec![0; bytes.len()];
+        let operand = |bytes| Operand { dtype: DType::F32, bytes };
+        let tile = DeltaTile { ft: operand(&bytes), base: operand(&zeros), n_rows, n_cols };
+        let place = MaskPlace::new(3, "w", 0);
+        let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
+        encode(&tile, place, d, &mut scratch, &mut payload);
+        let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place };
+        assert!(payload.len() <= Groups.max_len(&target));
+        let (mut out, base) = (vec![0; bytes.len()], Some(operand(&zeros[..])));
+        Groups.decode(&payload, &target, base, &mut scratch, &mut out).unwrap();
+        for cut in [3, 18, payload.len() - 1] {
+            let cut = &payload[..cut];
+            assert!(
+                Groups.decode(cut, &target, base, &mut scratch, &mut vec![0; out.len()]).is_err()
+            );
+        }
+        let back = out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        (ft, back, payload.len())
+    }
+
+    fn decisions(index: IndexForm, group: u32, bits: u8, log2_parts: u8) -> Decisions {
+        let top = f32::from(u8::MAX >> (8 - bits));
+        // Survivors lie between -4 and 4; a whole zero point puts a level on zero.
+        let scale = 8.0 / top;
+        let zero = (4.0 / scale).round_ties_even() as i32;
+        Decisions { group, alpha: 4, bits, log2_parts, index, scale, zero }
+    }
+
+    #[test]
+    fn all_forms_of_positions_restore_the_same() {
+        for (group, n_cols) in [(4, 64), (16, 100), (300, 700)] {
+            let (ft, seeded, _) = round_trip(&decisions(IndexForm::Seed, group, 4, 0), 9, n_cols);
+            for (index, log2_parts) in [
+                (IndexForm::InGroup, 0),
+                (IndexForm::Csr, 0),
+                (IndexForm::Csr, 2),
+                (IndexForm::Csr, 4),
+            ] {
+                let d = decisions(index, group, 4, log2_parts);
+                assert_eq!(round_trip(&d, 9, n_cols).1, seeded, "{d:?}");
+            }
+            for (x, y) in ft.iter().zip(&seeded) {
+                assert!(*y == 0.0 || (4.0 * x - y).abs() <= 8.0 / 15.0, "{x} {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_width_fits() {
+        for bits in 1..=8 {
+            for log2_parts in 0..=bits {
+                let d = decisions(IndexForm::Csr, 8, bits, log2_parts);
+                let seeded = decisions(IndexForm::Seed, 8, bits, 0);
+                assert_eq!(round_trip(&d, 5, 40).1, round_trip(&seeded, 5, 40).1);
+            }
+        }
+    }
+}
