@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use delta_stream::{
-    CompressOptions, DeltaDct, ErrorKind, Method, Resources, RestoreOptions, Silent,
+    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind, GroupIndex, Method, Resources,
+    RestoreOptions, SignScale, Silent,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -126,6 +127,34 @@ fn v1_delta_dct_of_side_16_with_five_classes() -> Outcome {
     check("delta_dct_16_mixed.delta.zst", Method::DeltaDct(method), HASH_DCT_16)
 }
 
+#[test]
+fn v1_sign_planes() -> Outcome {
+    let method = BitDelta::default().with_scale(SignScale::Unbiased).with_planes(3);
+    check("bitdelta_3.delta.zst", Method::BitDelta(method), HASH_BITDELTA_3)
+}
+
+#[test]
+fn v1_seeded_survivors() -> Outcome {
+    let method = Dare::default().with_sparsity(0.75);
+    check("dare.delta.zst", Method::Dare(method), HASH_DARE)
+}
+
+#[test]
+fn v1_groups_in_every_form() -> Outcome {
+    let method = DeltaDq::default().with_alpha(4);
+    for (name, index, parts) in [
+        ("deltadq_seed.delta.zst", GroupIndex::Seed, 1),
+        ("deltadq_in_group.delta.zst", GroupIndex::InGroup, 1),
+        ("deltadq_csr.delta.zst", GroupIndex::Csr, 4),
+    ] {
+        check(name, Method::DeltaDq(method.with_index(index, parts)), HASH_DELTADQ)?;
+    }
+    Ok(())
+}
+
+const HASH_BITDELTA_3: u128 = 0xb98e_68c0_db70_4ddd_7200_9bff_3b73_8136;
+const HASH_DARE: u128 = 0x0507_8e61_1159_ccc2_4bab_3bca_ff6e_077f;
+const HASH_DELTADQ: u128 = 0xa2c9_2c88_f510_59b2_1847_5a7b_4fb3_06ed;
 const HASH_LOSSLESS: u128 = 0xfe45_ea2c_d64f_397e_2dce_38a0_b2b3_8256;
 const HASH_DCT_8: u128 = 0xcfeb_169b_3ae8_27b8_52f1_2432_9742_50d6;
 const HASH_DCT_16: u128 = 0x81f8_610b_d20e_6a09_9382_1894_d5ea_7a45;
