@@ -372,7 +372,7 @@ mod tests {
         let zeros = vec![0; bytes.len()];
         let operand = |bytes| Operand { dtype: DType::F32, bytes };
         let tile = DeltaTile { ft: operand(&bytes), base: operand(&zeros), n_rows, n_cols };
-        let place = MaskPlace::new(3, "w", 0);
+        let place = MaskPlace { key: 3, first_row: 0 };
         let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
         encode(&tile, place, d, &mut scratch, &mut payload);
         let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place };

@@ -148,7 +148,7 @@ mod tests {
         let zeros = vec![0; bytes.len()];
         let operand = |bytes| Operand { dtype: DType::F32, bytes };
         let tile = DeltaTile { ft: operand(&bytes), base: operand(&zeros), n_rows, n_cols };
-        let place = MaskPlace::new(3, "w", 11);
+        let place = MaskPlace { key: 3, first_row: 11 };
         let d = keep_rate(0.25);
         let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
         encode(&tile, place, d, &mut scratch, &mut payload).unwrap();

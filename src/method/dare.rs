@@ -8,8 +8,7 @@ use crate::codec::CodecId;
 use crate::codec::Scratch;
 use crate::codec::survivors;
 use crate::error::Result;
-use crate::method::{Decided, LossyMethod, TileAt, out_of_range};
-use crate::survey::TileStats;
+use crate::method::{LossyMethod, TileAt, out_of_range};
 
 /// Settings of DARE.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,25 +50,6 @@ impl Dare {
 impl LossyMethod for Dare {
     fn patch(&self) -> u16 {
         1
-    }
-
-    fn n_passes(&self) -> usize {
-        0
-    }
-
-    fn survey(&self, _pass: usize, _at: &TileAt<'_>, _scratch: &mut Scratch) -> TileStats {
-        // Never called: there are no passes.
-        TileStats::Magnitude(0.0)
-    }
-
-    fn merge(
-        &self,
-        _pass: usize,
-        _decided: &Decided,
-        _n_elements: u64,
-        _stats: &[TileStats],
-    ) -> Decided {
-        Decided::Nothing
     }
 
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {

@@ -158,20 +158,26 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
     /// Tiles are strips of a multiple of so many rows.
     fn patch(&self) -> u16;
 
-    /// Survey passes over each matrix before it is encoded.
-    fn n_passes(&self) -> usize;
+    /// Survey passes over each matrix before it is encoded; none unless a method says otherwise.
+    fn n_passes(&self) -> usize {
+        0
+    }
 
-    /// One survey pass over one tile.
-    fn survey(&self, pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats;
+    /// One survey pass over one tile. Without one nothing is known, and the tile is kept exactly.
+    fn survey(&self, _pass: usize, _at: &TileAt<'_>, _scratch: &mut Scratch) -> TileStats {
+        TileStats::NonFinite
+    }
 
     /// Merges what a pass found, in tile order, into what is decided about a matrix of `n_elements`.
     fn merge(
         &self,
-        pass: usize,
-        decided: &Decided,
-        n_elements: u64,
-        stats: &[TileStats],
-    ) -> Decided;
+        _pass: usize,
+        _decided: &Decided,
+        _n_elements: u64,
+        _stats: &[TileStats],
+    ) -> Decided {
+        Decided::Nothing
+    }
 
     /// Appends the payload of one tile; `None` if its delta is not finite, so that it cannot.
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId>;

@@ -5,13 +5,12 @@ use crossbeam::queue::SegQueue;
 
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::Window;
-use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Codec, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
 use crate::pipeline::base::{Base, wrong_base};
 use crate::pipeline::budget::Needs;
-use crate::pipeline::identity::TensorHasher;
+use crate::pipeline::identity::{TensorHasher, mask_place};
 use crate::tensor::Tile;
 
 /// A frame to decode.
@@ -124,7 +123,7 @@ impl DecodeStage<'_> {
             n_rows: job.tile.n_rows,
             n_cols: job.tile.n_cols,
             patch: usize::from(self.stored.head.items[job.tensor].patch),
-            place: MaskPlace::new(head.seed, &t.name, job.tile.first / job.tile.n_cols as u64),
+            place: mask_place(head.seed, &t.name, job.tile.first / job.tile.n_cols as u64),
         }
     }
 

@@ -8,13 +8,13 @@ use crossbeam::queue::SegQueue;
 use crate::archive::Origin;
 use crate::checkpoint::{Checkpoint, Window};
 use crate::codec::delta::DeltaTile;
-use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, Kind, Label};
 use crate::kernel::{convert, quantise};
 use crate::method::{LossyMethod, MatrixPlan, Method, TileAt, lossless};
 use crate::pair::Pair;
+use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::run_ordered;
@@ -162,7 +162,7 @@ impl EncodeStage<'_> {
             .ok_or_else(|| Error::invalid_argument("a lossy tensor needs a base"))?;
         let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
         let ft = Operand { dtype: t.dtype, bytes: &job.ft };
-        let place = MaskPlace::new(self.seed, &t.name, job.tile.first / n_cols as u64);
+        let place = mask_place(self.seed, &t.name, job.tile.first / n_cols as u64);
         let delta = DeltaTile { ft, base, n_rows, n_cols };
         let at = TileAt { plan: &job.plan, tile_idx: job.tile_idx, delta, place };
         if surveys {

@@ -1,9 +1,10 @@
-//! Hashes that tie an archive to its base and to what it restores.
+//! Hashes that tie an archive to its base, to what it restores, and masks to their tensors.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::archive::{Item, Origin};
 use crate::checkpoint::{Source, TensorInfo};
+use crate::codec::mask::MaskPlace;
 use crate::error::Result;
 
 /// Bytes at each end of a tensor that its probe covers.
@@ -30,6 +31,12 @@ impl TensorHasher {
         let base = self.base.take().map_or(0, |h| h.digest128());
         (base, self.restored.take().unwrap_or_default().digest128())
     }
+}
+
+/// Where a tile that starts at row `first_row` of a tensor is drawn for: its key is the name's hash
+/// with the variant's seed.
+pub(crate) fn mask_place(seed: u64, name: &str, first_row: u64) -> MaskPlace {
+    MaskPlace { key: xxh3_64_with_seed(name.as_bytes(), seed), first_row }
 }
 
 /// Bytes of the base's tensor that an item uses.
