@@ -6,16 +6,16 @@ use delta_stream::{CompareReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, count, relative};
-use crate::cli::resolve::{self, Session};
+use crate::cli::resolve::{self, Context};
 
-pub(crate) fn run(verb: &args::Compare, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Compare, context: &Context) -> Result<Outcome> {
     let base = verb.base.as_deref();
     let paths: Vec<&Path> = [&*verb.a, &*verb.b].into_iter().chain(base).collect();
     resolve::local(&paths)?;
-    let report = session.watch(|observer| {
-        delta_stream::compare(&verb.a, &verb.b, base, &session.resources, observer)
+    let report = context.watch(|observer| {
+        delta_stream::compare(&verb.a, &verb.b, base, &context.resources, observer)
     })?;
-    session.print(&report, || {
+    context.print(&report, || {
         format!("{}{}", different_tensors(&report), table(&report, base.is_some()))
     })?;
     Ok(Outcome::of(report.identical))

@@ -4,25 +4,25 @@ use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size, method, relative, size};
-use crate::cli::resolve::{self, Session};
+use crate::cli::resolve::{self, Context};
 
-pub(crate) fn compress(verb: &args::Compress, session: &Session) -> Result<Outcome> {
+pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
-    let options = session.compress_options(&verb.choice, verb.name.as_deref())?;
-    let report = session
+    let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
+    let report = context
         .watch(|observer| delta_stream::compress(ft, base, &verb.output, &options, observer))?;
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
 
-pub(crate) fn append(verb: &args::Append, session: &Session) -> Result<Outcome> {
+pub(crate) fn append(verb: &args::Append, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
-    let options = session.compress_options(&verb.choice, Some(&verb.name))?;
-    let report = session
+    let options = context.compress_options(&verb.choice, Some(&verb.name))?;
+    let report = context
         .watch(|observer| delta_stream::append(ft, base, &verb.archive, &options, observer))?;
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
 

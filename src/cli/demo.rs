@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::cli::args::{self, Choice, MethodName};
 use crate::cli::output::{self, Facts, Outcome};
 use crate::cli::progress;
-use crate::cli::resolve::Session;
+use crate::cli::resolve::Context;
 use crate::cli::{compare, compress, inspect, restore, verify};
 
 /// Name of the variant stored bit for bit.
@@ -19,7 +19,7 @@ const EXACT: &str = "exact";
 /// Name of the variant stored with loss.
 const SMALL: &str = "small";
 
-pub(crate) fn run(verb: &args::Demo, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Demo, context: &Context) -> Result<Outcome> {
     let temp = match &verb.dir {
         Some(_) => None,
         None => Some(temporary()?),
@@ -29,7 +29,7 @@ pub(crate) fn run(verb: &args::Demo, session: &Session) -> Result<Outcome> {
         (None, Some(temp)) => temp.path().to_owned(),
         (None, None) => std::env::temp_dir(),
     };
-    let mut tour = Tour { session, dir: dir.clone(), steps: Vec::new(), elapsed: 0.0 };
+    let mut tour = Tour { context, dir: dir.clone(), steps: Vec::new(), elapsed: 0.0 };
     let result = tour.walk();
     if let Some(temp) = temp {
         let removed = temp.close().map_err(|e| Error::io("remove", &dir, e));
@@ -65,7 +65,7 @@ struct Found {
 }
 
 struct Tour<'a> {
-    session: &'a Session,
+    context: &'a Context,
     dir: PathBuf,
     steps: Vec<Step>,
     elapsed: f64,
@@ -99,8 +99,8 @@ impl Tour<'_> {
 
     fn make_pair(&mut self) -> Result<()> {
         let shape =
-            self.session.seed.map_or_else(PairShape::small, |s| PairShape::small().with_seed(s));
-        let pair = write_pair(&self.dir, &shape, self.session)?;
+            self.context.seed.map_or_else(PairShape::small, |s| PairShape::small().with_seed(s));
+        let pair = write_pair(&self.dir, &shape, self.context)?;
         let command = format!("make-pair {} --seed {}", quoted(&self.dir), shape.seed);
         self.step(&command, &pair, || pair.table())
     }
@@ -108,9 +108,9 @@ impl Tour<'_> {
     fn compress(&mut self) -> Result<f64> {
         let (ft, base, archive) =
             (self.at("fine-tune"), self.at("base"), self.at("models.delta.zst"));
-        let options = self.session.compress_options(&choice(MethodName::DeltaDct), Some(SMALL))?;
+        let options = self.context.compress_options(&choice(MethodName::DeltaDct), Some(SMALL))?;
         let report = self
-            .session
+            .context
             .watch(|observer| delta_stream::compress(&ft, &base, &archive, &options, observer))?;
         let (pair, to) = (self.pair(), quoted(&archive));
         let command = format!("compress {pair} -o {to} --name {SMALL} --method delta-dct");
@@ -121,9 +121,9 @@ impl Tour<'_> {
     fn append(&mut self) -> Result<f64> {
         let (ft, base, archive) =
             (self.at("fine-tune"), self.at("base"), self.at("models.delta.zst"));
-        let options = self.session.compress_options(&choice(MethodName::Lossless), Some(EXACT))?;
+        let options = self.context.compress_options(&choice(MethodName::Lossless), Some(EXACT))?;
         let report = self
-            .session
+            .context
             .watch(|observer| delta_stream::append(&ft, &base, &archive, &options, observer))?;
         let (pair, to) = (self.pair(), quoted(&archive));
         let command = format!("append {pair} --archive {to} --name {EXACT} --method lossless");
@@ -133,8 +133,8 @@ impl Tour<'_> {
 
     fn verify(&mut self, archive: &Path) -> Result<bool> {
         let base = self.at("base");
-        let report = self.session.watch(|observer| {
-            delta_stream::verify(archive, Some(&base), None, &self.session.resources, observer)
+        let report = self.context.watch(|observer| {
+            delta_stream::verify(archive, Some(&base), None, &self.context.resources, observer)
         })?;
         let command = format!("verify {} --base {}", quoted(archive), quoted(&base));
         self.step(&command, &report, || verify::table(&report))?;
@@ -146,15 +146,15 @@ impl Tour<'_> {
         let (ft, base, archive) =
             (self.at("fine-tune"), self.at("base"), self.at("models.delta.zst"));
         let output = self.at(&format!("restored-{name}"));
-        let options = restore::options(Some(name.to_owned()), self.session);
-        let report = self.session.watch(|observer| {
+        let options = restore::options(Some(name.to_owned()), self.context);
+        let report = self.context.watch(|observer| {
             delta_stream::restore(&archive, &base, &output, &options, observer)
         })?;
         let (from, at, to) = (quoted(&archive), quoted(&base), quoted(&output));
         let command = format!("restore {from} --base {at} -o {to} --name {name}");
         self.step(&command, &report, || restore::table(&report))?;
-        let report = self.session.watch(|observer| {
-            delta_stream::compare(&ft, &output, Some(&base), &self.session.resources, observer)
+        let report = self.context.watch(|observer| {
+            delta_stream::compare(&ft, &output, Some(&base), &self.context.resources, observer)
         })?;
         let command = format!("compare {} {to} --base {at}", quoted(&ft));
         self.step(&command, &report, || compare::table(&report, true))?;
@@ -170,7 +170,7 @@ impl Tour<'_> {
     ) -> Result<()> {
         progress::check_cancelled()?;
         let command = format!("delta-stream {command}");
-        if !self.session.json {
+        if !self.context.json {
             return output::print(&format!("$ {}\n{}\n", output::visible(&command), table()));
         }
         let report = output::value(report)?;
@@ -190,7 +190,7 @@ impl Tour<'_> {
             "elapsed_seconds": self.elapsed,
             "steps": self.steps,
         });
-        self.session.print(&report, || {
+        self.context.print(&report, || {
             let exact = if found.exact { "identical to the fine-tune" } else { "DIFFERENT" };
             let error = output::relative(found.relative_error);
             let mut facts = Facts::default();
@@ -256,8 +256,8 @@ impl MadePair {
     }
 }
 
-fn write_pair(dir: &Path, shape: &PairShape, session: &Session) -> Result<MadePair> {
-    delta_stream::make_pair(dir, shape, session.resources.threads)?;
+fn write_pair(dir: &Path, shape: &PairShape, context: &Context) -> Result<MadePair> {
+    delta_stream::make_pair(dir, shape, context.resources.threads)?;
     let (base, fine_tune) = (dir.join("base"), dir.join("fine-tune"));
     let checkpoint = delta_stream::Checkpoint::open(&fine_tune)?;
     let (bytes, tensors) = (checkpoint.total_bytes(), checkpoint.tensors().len());
@@ -265,7 +265,7 @@ fn write_pair(dir: &Path, shape: &PairShape, session: &Session) -> Result<MadePa
 }
 
 /// The hidden verb that makes pairs of any size.
-pub(crate) fn make_pair(verb: &args::MakePair, session: &Session) -> Result<Outcome> {
+pub(crate) fn make_pair(verb: &args::MakePair, context: &Context) -> Result<Outcome> {
     let small = PairShape::small();
     let shape = PairShape::small()
         .with_sizes(
@@ -279,9 +279,9 @@ pub(crate) fn make_pair(verb: &args::MakePair, session: &Session) -> Result<Outc
             verb.shards.unwrap_or(small.shards.1),
         )
         .with_dtype(verb.dtype.map_or(small.dtype, Into::into))
-        .with_seed(session.seed.unwrap_or(small.seed));
-    let pair = write_pair(&verb.dir, &shape, session)?;
-    session.print(&pair, || pair.table())?;
+        .with_seed(context.seed.unwrap_or(small.seed));
+    let pair = write_pair(&verb.dir, &shape, context)?;
+    context.print(&pair, || pair.table())?;
     Ok(Outcome::Done)
 }
 

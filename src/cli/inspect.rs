@@ -4,11 +4,11 @@ use delta_stream::{ArchiveSummary, Result, TensorSummary, VariantSummary};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, method, relative, size};
-use crate::cli::resolve::Session;
+use crate::cli::resolve::Context;
 
-pub(crate) fn run(verb: &args::Inspect, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Inspect, context: &Context) -> Result<Outcome> {
     let report = delta_stream::inspect(&verb.archive, verb.name.as_deref(), verb.tensors)?;
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
 

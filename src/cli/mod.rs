@@ -21,7 +21,7 @@ use delta_stream::Result;
 
 use crate::cli::args::{Args, Verb};
 use crate::cli::output::Outcome;
-use crate::cli::resolve::Session;
+use crate::cli::resolve::Context;
 
 /// Runs the program. An error is printed once, here, with its whole chain.
 pub(crate) fn run() -> ExitCode {
@@ -46,22 +46,22 @@ fn dispatch(args: &Args) -> Result<Outcome> {
     if args.common.no_simd {
         delta_stream::kernel::set_simd(false);
     }
-    let session = Session::new(&args.common);
+    let context = Context::new(&args.common);
     match &args.verb {
         // These two cannot be asked to stop, so a signal ends them as it ends any program.
-        Verb::Inspect(verb) => return inspect::run(verb, &session),
-        Verb::MakePair(verb) => return demo::make_pair(verb, &session),
+        Verb::Inspect(verb) => return inspect::run(verb, &context),
+        Verb::MakePair(verb) => return demo::make_pair(verb, &context),
         _ => progress::catch_signals()?,
     }
     match &args.verb {
-        Verb::Compress(verb) => compress::compress(verb, &session),
-        Verb::Append(verb) => compress::append(verb, &session),
-        Verb::Restore(verb) => restore::run(verb, &session),
-        Verb::Inspect(verb) => inspect::run(verb, &session),
-        Verb::Verify(verb) => verify::run(verb, &session),
-        Verb::Compare(verb) => compare::run(verb, &session),
-        Verb::Plan(verb) => plan::run(verb, &session),
-        Verb::Demo(verb) => demo::run(verb, &session),
-        Verb::MakePair(verb) => demo::make_pair(verb, &session),
+        Verb::Compress(verb) => compress::compress(verb, &context),
+        Verb::Append(verb) => compress::append(verb, &context),
+        Verb::Restore(verb) => restore::run(verb, &context),
+        Verb::Inspect(verb) => inspect::run(verb, &context),
+        Verb::Verify(verb) => verify::run(verb, &context),
+        Verb::Compare(verb) => compare::run(verb, &context),
+        Verb::Plan(verb) => plan::run(verb, &context),
+        Verb::Demo(verb) => demo::run(verb, &context),
+        Verb::MakePair(verb) => demo::make_pair(verb, &context),
     }
 }

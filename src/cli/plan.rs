@@ -8,21 +8,21 @@ use delta_stream::{Error, Forecast, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, size, time};
-use crate::cli::resolve::{self, Session};
+use crate::cli::resolve::{self, Context};
 
-pub(crate) fn run(verb: &args::Plan, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
-    let options = session.compress_options(&verb.choice, None)?;
+    let options = context.compress_options(&verb.choice, None)?;
     if let Some(output) = &verb.output {
-        check_output(output, &[ft, base], session.force)?;
+        check_output(output, &[ft, base], context.force)?;
     }
-    let report = session.watch(|observer| delta_stream::forecast(ft, base, &options, observer))?;
-    session.note_all(&report.notes);
+    let report = context.watch(|observer| delta_stream::forecast(ft, base, &options, observer))?;
+    context.note_all(&report.notes);
     if let Some(output) = &verb.output {
-        write(output, &format!("{}\n", json(&report)?), session.force)?;
+        write(output, &format!("{}\n", json(&report)?), context.force)?;
     }
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
 

@@ -15,7 +15,7 @@ use crate::cli::progress::Console;
 
 /// What holds for the whole run, whatever the verb.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct Context {
     pub(crate) resources: Resources,
     pub(crate) seed: Option<u64>,
     pub(crate) force: bool,
@@ -23,7 +23,7 @@ pub(crate) struct Session {
     quiet: bool,
 }
 
-impl Session {
+impl Context {
     pub(crate) fn new(common: &Common) -> Self {
         let mut resources = Resources::default().with_max_memory(common.max_memory);
         if let Some(threads) = common.threads {
@@ -207,19 +207,19 @@ mod tests {
     use clap::Parser;
     use delta_stream::ErrorKind;
 
-    fn choice(line: &str) -> (Session, Choice) {
+    fn choice(line: &str) -> (Context, Choice) {
         let line = format!("delta-stream plan --shards f --base b -q {line}");
         let args = Args::try_parse_from(line.split_whitespace()).unwrap();
         let Verb::Plan(verb) = args.verb else { panic!("not plan") };
-        (Session::new(&args.common), verb.choice)
+        (Context::new(&args.common), verb.choice)
     }
 
     #[test]
     fn options_are_resolved() {
-        let (session, choice) = choice(
+        let (context, choice) = choice(
             "--patch 8 --rescale off --allocation 3:1 --threads 2 --max-memory 1GiB --seed 4",
         );
-        let options = session.compress_options(&choice, Some("v")).unwrap();
+        let options = context.compress_options(&choice, Some("v")).unwrap();
         let Method::DeltaDct(settings) = &options.method else { panic!("not delta-dct") };
         assert_eq!((settings.patch, settings.rescale), (8, false));
         assert_eq!(settings.allocation.to_string(), "3:1");
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn defaults_are_the_librarys() {
-        let (session, choice) = choice("--io read");
-        let options = session.compress_options(&choice, None).unwrap();
+        let (context, choice) = choice("--io read");
+        let options = context.compress_options(&choice, None).unwrap();
         assert_eq!(options.method, Method::DeltaDct(DeltaDct::default()));
         assert_eq!(options.resources.threads, Resources::default().threads);
         assert_eq!(options.resources.map, MapChoice::never());
@@ -243,8 +243,8 @@ mod tests {
         let foreign =
             ["--patch 8", "--allocation 2:1", "--rescale on", "--scale mean", "--bit-planes 2"];
         for flag in foreign {
-            let (session, choice) = choice(&format!("--method lossless {flag}"));
-            let error = session.compress_options(&choice, None).unwrap_err();
+            let (context, choice) = choice(&format!("--method lossless {flag}"));
+            let error = context.compress_options(&choice, None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument);
             let text = error.to_string();
             let name = flag.split(' ').next().unwrap();
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn a_bad_regex_names_its_flag() {
-        let (session, choice) = choice("--exclude (");
-        let error = session.compress_options(&choice, None).unwrap_err();
+        let (context, choice) = choice("--exclude (");
+        let error = context.compress_options(&choice, None).unwrap_err();
         let line = output::error_line(&error);
         assert!(line.starts_with("error: --exclude") && line.lines().count() == 1, "{line}");
     }

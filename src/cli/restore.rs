@@ -4,29 +4,29 @@ use delta_stream::{RestoreOptions, RestoreReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
-use crate::cli::resolve::{self, Session};
+use crate::cli::resolve::{self, Context};
 
 /// Shards listed by name in the table.
 const MAX_LISTED: usize = 4;
 
-pub(crate) fn run(verb: &args::Restore, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Restore, context: &Context) -> Result<Outcome> {
     resolve::local(&[&verb.base])?;
-    let options = options(verb.name.clone(), session)
+    let options = options(verb.name.clone(), context)
         .with_tensors(verb.tensors.clone())
         .with_max_shard_size(verb.max_shard_size);
-    let report = session.watch(|observer| {
+    let report = context.watch(|observer| {
         delta_stream::restore(&verb.archive, &verb.base, &verb.output, &options, observer)
     })?;
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
 
 /// Options that restore everything as it was.
-pub(crate) fn options(name: Option<String>, session: &Session) -> RestoreOptions {
+pub(crate) fn options(name: Option<String>, context: &Context) -> RestoreOptions {
     RestoreOptions::default()
         .with_name(name)
-        .with_resources(session.resources.clone())
-        .with_force(session.force)
+        .with_resources(context.resources.clone())
+        .with_force(context.force)
 }
 
 pub(crate) fn table(report: &RestoreReport) -> String {

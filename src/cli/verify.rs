@@ -4,21 +4,21 @@ use delta_stream::{Result, VerifyReport};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
-use crate::cli::resolve::{self, Session};
+use crate::cli::resolve::{self, Context};
 
-pub(crate) fn run(verb: &args::Verify, session: &Session) -> Result<Outcome> {
+pub(crate) fn run(verb: &args::Verify, context: &Context) -> Result<Outcome> {
     let base = verb.base.as_deref();
     resolve::local(base.as_slice())?;
-    let report = session.watch(|observer| {
+    let report = context.watch(|observer| {
         delta_stream::verify(
             &verb.archive,
             base,
             verb.name.as_deref(),
-            &session.resources,
+            &context.resources,
             observer,
         )
     })?;
-    session.print(&report, || table(&report))?;
+    context.print(&report, || table(&report))?;
     Ok(Outcome::of(report.ok))
 }
 
