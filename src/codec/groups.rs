@@ -7,7 +7,7 @@ use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, MaskPlace, kept_in_row};
 use crate::codec::{Codec, CodecId, Operand, Scratch, Target, stored_bits};
 use crate::error::{Error, Result};
-use crate::kernel::{convert, pack, quantise};
+use crate::kernel::{pack, quantise};
 use crate::wire::{Reader, Writer};
 
 /// Most entries a group has.
@@ -354,8 +354,7 @@ impl Codec for Groups {
                         value as f32;
                 }
             }
-            let part = rows.start * n_cols..rows.end * n_cols;
-            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
+            target.add_rows(base, &rows, &scratch.strip, out);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use crate::codec::mask::MaskPlace;
 use crate::error::{Error, Result};
+use crate::kernel::convert;
 use crate::kernel::dct::Dct;
 use crate::tensor::DType;
 
@@ -61,10 +62,12 @@ impl Target {
         self.n_rows * self.n_cols
     }
 
-    /// These elements of the restored bytes `out`.
-    pub(crate) fn part<'o>(&self, elements: &Range<usize>, out: &'o mut [u8]) -> &'o mut [u8] {
+    /// Writes these rows of the restored tile to their place in `out`: the base's plus `delta`.
+    fn add_rows(&self, base: Operand<'_>, rows: &Range<usize>, delta: &[f32], out: &mut [u8]) {
+        let part = rows.start * self.n_cols..rows.end * self.n_cols;
         let width = self.dtype.bits() / 8;
-        &mut out[elements.start * width..elements.end * width]
+        let to = &mut out[part.start * width..part.end * width];
+        convert::add(base.part(&part), delta, self.dtype, to);
     }
 
     /// Bytes of the restored tile. Flat tiles count lanes, matrix tiles elements of whole bytes, so

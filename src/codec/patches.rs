@@ -11,7 +11,7 @@ use crate::codec::delta::{DeltaTile, strips};
 use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two, stored_bits};
 use crate::error::{Error, Result};
 use crate::kernel::dct::Dct;
-use crate::kernel::{convert, pack, patch, quantise};
+use crate::kernel::{pack, patch, quantise};
 use crate::wire::{Reader, Writer};
 
 /// Most bits a code has.
@@ -321,8 +321,7 @@ impl Codec for Patches {
             scratch.strip.resize(rows.len() * n_cols, 0.0);
             patch::scatter(&scratch.patches, n_cols, rows.len(), p, &mut scratch.strip);
             scratch.strip.iter_mut().for_each(|v| *v *= payload.factor);
-            let part = rows.start * n_cols..rows.end * n_cols;
-            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
+            target.add_rows(base, &rows, &scratch.strip, out);
         }
         scratch.give_dct(p, dct);
         Ok(())

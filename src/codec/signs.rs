@@ -5,7 +5,7 @@
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result};
-use crate::kernel::{convert, pack, quantise};
+use crate::kernel::{pack, quantise};
 use crate::wire::{Reader, Writer};
 
 /// Most planes a tile has.
@@ -53,7 +53,7 @@ pub(crate) fn residual_sums(
             take_plane(&mut scratch.work, *scale, &mut scratch.codes);
         }
         sums.sum_abs += quantise::sum_abs(&scratch.work);
-        // Half the difference of the delta's sums over either sign, each a plain sum in order.
+        // A plain sum in order, the same on every machine.
         let signed = scratch.strip.iter().zip(&scratch.work);
         let signed = signed.map(|(d, r)| f64::from(if *r >= 0.0 { *d } else { -*d }));
         sums.along_sign += signed.sum::<f64>();
@@ -134,7 +134,7 @@ impl Codec for Signs {
                     *value += if *bit == 1 { *scale } else { -*scale };
                 }
             }
-            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
+            target.add_rows(base, &rows, &scratch.strip, out);
         }
         Ok(())
     }

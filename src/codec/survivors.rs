@@ -8,7 +8,7 @@ use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, CHANCES, MaskPlace};
 use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two};
 use crate::error::{Error, Result};
-use crate::kernel::{convert, quantise};
+use crate::kernel::quantise;
 use crate::wire::{Reader, Writer};
 
 /// The codec of seeded survivors.
@@ -118,8 +118,7 @@ impl Codec for Survivors {
                     k += 1;
                 }
             }
-            let part = rows.start * target.n_cols..rows.end * target.n_cols;
-            convert::add(base.part(&part), &scratch.strip, target.dtype, target.part(&part, out));
+            target.add_rows(base, &rows, &scratch.strip, out);
         }
         if k != n_kept || !values.len().is_multiple_of(2) {
             return Err(Error::corrupt("more values than the mask keeps"));

@@ -33,7 +33,6 @@ pub fn compress(
     observer: &dyn Observer,
 ) -> Result<CompressReport> {
     let started = Instant::now();
-    options.validate()?;
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let writer = ArchiveWriter::create(archive, options.force)?;
@@ -53,7 +52,6 @@ pub fn append(
     observer: &dyn Observer,
 ) -> Result<CompressReport> {
     let started = Instant::now();
-    options.validate()?;
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let writer = ArchiveWriter::append(archive)?;

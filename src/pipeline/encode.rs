@@ -169,11 +169,9 @@ impl EncodeStage<'_> {
             return Ok(Outcome::Surveyed(method.survey(job.block.pass, &at, &mut state.scratch)));
         }
         state.payload.clear();
-        let codec = match job.plan.is_exact(job.tile_idx) {
-            true => None,
-            false => method.encode(&at, &mut state.scratch, &mut state.payload),
-        };
-        let Some(codec) = codec else {
+        let exact = job.plan.is_exact(job.tile_idx);
+        let encode = || method.encode(&at, &mut state.scratch, &mut state.payload);
+        let Some(codec) = (!exact).then(encode).flatten() else {
             return self.encode_exact(state, job, tensor).map(Outcome::Encoded);
         };
         let patch = usize::from(self.pair.items[tensor].item.patch);

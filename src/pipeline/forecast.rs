@@ -27,7 +27,6 @@ pub fn forecast(
     observer: &dyn Observer,
 ) -> Result<Forecast> {
     let started = Instant::now();
-    options.validate()?;
     let inputs = Inputs::open(ft, base, options)?;
     let needs = inputs.needs();
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;

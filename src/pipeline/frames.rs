@@ -1,10 +1,9 @@
 //! Reads stored frames in order, with the tiles of the base they are decoded against.
 
-use crate::archive::Origin;
 use crate::checkpoint::Source;
 use crate::error::Result;
 use crate::pipeline::decode::{DecodeStage, Job};
-use crate::pipeline::identity::base_bytes_used;
+use crate::pipeline::identity::base_range;
 use crate::pipeline::read_ahead::ReadAhead;
 use crate::tensor::Tile;
 
@@ -66,20 +65,11 @@ impl<'a> FrameReader<'a> {
     fn base_place(&self, tensor: usize, tile: &Tile) -> Option<(&'a Source, usize, u64, usize)> {
         let stored = self.stage.stored;
         let (t, item) = (&stored.tensors[tensor], &stored.head.items[tensor]);
-        let Origin::Base { dtype, .. } = item.origin else {
-            return None;
-        };
+        let range = base_range(item, t.dtype, tile)?;
         let base = self.stage.base?;
         let b = base.checkpoint().find(&t.name)?.1;
-        let width = if dtype == t.dtype { t.dtype.lane_bytes() } else { dtype.bits() / 8 };
-        let range = tile.bytes(width);
         let n = (range.end - range.start) as usize;
-        (range.end <= base_bytes_used(item)).then_some((
-            base.source(),
-            b.shard,
-            b.offset + range.start,
-            n,
-        ))
+        Some((base.source(), b.shard, b.offset + range.start, n))
     }
 
     fn read_ahead(&mut self) {

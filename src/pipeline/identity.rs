@@ -1,11 +1,14 @@
 //! Hashes that tie an archive to its base, to what it restores, and masks to their tensors.
 
+use std::ops::Range;
+
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 use crate::archive::{Item, Origin};
 use crate::checkpoint::{Source, TensorInfo};
 use crate::codec::mask::MaskPlace;
 use crate::error::Result;
+use crate::tensor::{DType, Tile};
 
 /// Bytes at each end of a tensor that its probe covers.
 const PROBE: u64 = 4096;
@@ -47,6 +50,15 @@ pub(crate) fn base_bytes_used(item: &Item) -> u64 {
         }
         _ => 0,
     }
+}
+
+/// Where a tile of a tensor of this dtype lies inside the base's tensor; `None` if it has no base there.
+pub(crate) fn base_range(item: &Item, dtype: DType, tile: &Tile) -> Option<Range<u64>> {
+    let Origin::Base { dtype: base, .. } = item.origin else { return None };
+    // Lanes are elements unless the dtype is complex or narrower than a byte; then both sides have
+    // the same dtype.
+    let width = if base == dtype { dtype.lane_bytes() } else { base.bits() / 8 };
+    Some(tile.bytes(width)).filter(|range| range.end <= base_bytes_used(item))
 }
 
 /// Hash of the first and last bytes that an item uses of its base tensor: another base is seen

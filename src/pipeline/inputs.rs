@@ -22,6 +22,7 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     pub(crate) fn open(ft: &Path, base: &Path, options: &CompressOptions) -> Result<Self> {
+        options.validate()?;
         let name = match &options.name {
             Some(name) => name.clone(),
             None => default_name(ft),

@@ -126,9 +126,6 @@ impl CompressOptions {
         if self.resources.threads == 0 {
             return Err(Error::invalid_argument("--threads 0 is out of range; it takes 1 or more"));
         }
-        if let Some(name) = &self.name {
-            check_name(name)?;
-        }
         self.method.validate()
     }
 }

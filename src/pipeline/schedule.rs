@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
-use crate::archive::Origin;
 use crate::checkpoint::{Checkpoint, Source, Window};
 use crate::error::{Error, Result};
 use crate::method::MatrixPlan;
 use crate::pair::{Pair, PairItem};
+use crate::pipeline::identity::base_range;
 use crate::pipeline::read_ahead::ReadAhead;
 use crate::tensor::Tile;
 
@@ -163,20 +163,10 @@ impl<'a> TileReader<'a> {
         let p: &PairItem = &self.pair.items[tensor];
         let lanes = tile.bytes(t.dtype.lane_bytes());
         let here = Some((self.ft.1, t.shard, t.offset + lanes.start..t.offset + lanes.end));
-        let (Some(base), Origin::Base { dtype, n_elements }) = (p.base, p.item.origin) else {
-            return [here, None];
-        };
-        let b = &self.base.0.tensors()[base];
-        // Lanes are elements unless the dtype is complex or narrower than a byte; then both sides
-        // have the same dtype.
-        let width = if dtype == t.dtype { t.dtype.lane_bytes() } else { dtype.bits() / 8 };
-        let range = tile.bytes(width);
-        let used = (u128::from(n_elements) * dtype.bits() as u128 / 8) as u64;
-        let there = (range.end <= used).then_some((
-            self.base.1,
-            b.shard,
-            b.offset + range.start..b.offset + range.end,
-        ));
+        let there = p.base.zip(base_range(&p.item, t.dtype, tile)).map(|(base, range)| {
+            let b = &self.base.0.tensors()[base];
+            (self.base.1, b.shard, b.offset + range.start..b.offset + range.end)
+        });
         [here, there]
     }
 
