@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use delta_stream::DType;
-use delta_stream::kernel::{self, convert, dct::Dct, pack, patch, planes, quantise, select};
+use delta_stream::kernel::{self, convert, dct::Dct, pack, patch, planes, quantise, rans, select};
 
 /// Elements per call: a quarter of a tile, which stays in the second-level cache or near it.
 const N: usize = 1 << 18;
@@ -94,6 +94,13 @@ fn codes(c: &mut Criterion) {
     }
     both(c, "dequantise", || quantise::dequantise(&codes, -0.05, 0.05, 8, &mut back));
     both(c, "histogram", || _ = std::hint::black_box(planes::histogram(&codes)));
+    let (lo, hi) = quantise::min_max(&values);
+    quantise::quantise(&values, lo, hi, 4, &mut codes);
+    both(c, "rans encode", || {
+        packed.clear();
+        rans::encode(&codes, &mut packed);
+    });
+    both(c, "rans decode", || assert!(rans::decode(&packed, N, &mut codes)));
     let scores: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
     both(c, "classes_by_rank", || select::classes_by_rank(&scores, &[0.5, 0.5], &mut codes));
 }

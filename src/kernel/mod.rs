@@ -67,6 +67,8 @@ pub mod patch;
 pub mod planes;
 pub mod quantise;
 pub mod random;
+pub mod rans;
+pub mod rice;
 pub mod select;
 
 /// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests
