@@ -8,6 +8,7 @@ pub(crate) mod groups;
 pub(crate) mod mask;
 pub(crate) mod patches;
 pub(crate) mod planes;
+pub(crate) mod runs;
 pub(crate) mod signs;
 pub(crate) mod survivors;
 
@@ -33,6 +34,8 @@ pub(crate) enum CodecId {
     Survivors = 4,
     /// Quantised survivors of groups.
     Groups = 5,
+    /// Quantised survivors and the runs between them.
+    Runs = 6,
 }
 
 /// Most rows of a patch strip.
@@ -149,8 +152,14 @@ pub(crate) trait Codec: std::fmt::Debug + Sync {
 }
 
 /// Every codec a reader knows.
-pub(crate) const ALL: &[&dyn Codec] =
-    &[&planes::Planes, &patches::Patches, &signs::Signs, &survivors::Survivors, &groups::Groups];
+pub(crate) const ALL: &[&dyn Codec] = &[
+    &planes::Planes,
+    &patches::Patches,
+    &signs::Signs,
+    &survivors::Survivors,
+    &groups::Groups,
+    &runs::Runs,
+];
 
 /// The codec with this stored code.
 ///
@@ -166,12 +175,13 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_never_change() {
-        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(CodecId::Planes as u16, 1);
         assert_eq!(CodecId::Patches as u16, 2);
         assert_eq!(CodecId::Signs as u16, 3);
         assert_eq!(CodecId::Survivors as u16, 4);
         assert_eq!(CodecId::Groups as u16, 5);
+        assert_eq!(CodecId::Runs as u16, 6);
         assert!(by_code(0).is_err());
     }
 }
