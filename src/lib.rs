@@ -52,7 +52,7 @@ pub use checkpoint::{
 pub use error::{Error, ErrorKind, Result};
 pub use inspect::inspect;
 pub use method::{
-    Allocation, BitDelta, Dare, DeltaDct, DeltaDq, GroupIndex, Method, Policy, SignScale,
+    Allocation, BitDelta, Dare, DeltaDct, DeltaDq, GroupIndex, Method, Policy, Rest, SignScale,
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,

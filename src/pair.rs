@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::archive::{Item, Origin};
 use crate::checkpoint::{Checkpoint, Source, TensorInfo};
 use crate::error::Result;
-use crate::method::{Method, Policy};
+use crate::method::{Method, Policy, Rest};
 use crate::tensor::Tiling;
 
 /// Bytes of a tensor's start that are compared before whole tensors are.
@@ -21,6 +21,8 @@ pub(crate) struct PairItem {
     /// Its tensor in the base, if it has one.
     pub(crate) base: Option<usize>,
     pub(crate) tiling: Tiling,
+    /// Whether it takes the base's values, so that the fine-tune's bytes are not even read.
+    pub(crate) dropped: bool,
 }
 
 /// The whole pairing, one item for each tensor of the fine-tune in file order.
@@ -41,7 +43,13 @@ impl Pair {
     ) -> Self {
         let mut notes = Vec::new();
         let items = ft.tensors().iter().map(|t| pair_tensor(t, base, method, policy, &mut notes));
-        let items = items.collect();
+        let items: Vec<_> = items.collect();
+        let n_dropped = items.iter().filter(|p| p.dropped).count();
+        if n_dropped > 0 {
+            notes.push(format!(
+                "{n_dropped} tensors take the base's values; what the fine-tune changed in them is dropped"
+            ));
+        }
         let left: Vec<_> =
             base.tensors().iter().filter(|t| ft.find(&t.name).is_none()).map(|t| &t.name).collect();
         if let Some(first) = left.first() {
@@ -62,8 +70,9 @@ impl Pair {
             *by_shape.entry(key(t)).or_default() += 1;
         }
         for (i, t) in ft.tensors().iter().enumerate() {
-            // A tensor of a shape of its own has no twin; an empty one has no bytes to save.
-            if t.n_bytes == 0 || by_shape[&key(t)] < 2 {
+            // A tensor of a shape of its own has no twin; an empty one has no bytes to save; a dropped
+            // one restores to its base, whatever the fine-tune's bytes are like.
+            if t.n_bytes == 0 || by_shape[&key(t)] < 2 || self.items[i].dropped {
                 continue;
             }
             let start = source.window(t.shard, t.offset, t.n_bytes.min(FINGERPRINT) as usize)?;
@@ -80,7 +89,8 @@ impl Pair {
                 Some(j) => {
                     let origin = Origin::Alias(j as u32);
                     let item = Item { origin, patch: 0, lossy };
-                    self.items[i] = PairItem { item, base: None, tiling: Tiling::flat(0, 1, 0) };
+                    let tiling = Tiling::flat(0, 1, 0);
+                    self.items[i] = PairItem { item, base: None, tiling, dropped: false };
                 }
                 None => found.push(i),
             }
@@ -143,16 +153,18 @@ fn pair_tensor(
         let tiling = Tiling::matrix(&t.shape, t.dtype.lane_bytes(), u64::from(patch))
             .filter(|_| b.dtype.is_float() && policy.is_lossy(&t.name, t.dtype, &t.shape));
         if let Some(tiling) = tiling {
-            return PairItem { item: Item { origin, patch, lossy: true }, base: Some(idx), tiling };
+            let item = Item { origin, patch, lossy: true };
+            return PairItem { item, base: Some(idx), tiling, dropped: false };
         }
     }
-    flat(t, Item { origin, patch: 0, lossy: false }, Some(idx))
+    let dropped = policy.rest == Rest::Base && b.dtype == t.dtype && b.shape == t.shape;
+    PairItem { dropped, ..flat(t, Item { origin, patch: 0, lossy: false }, Some(idx)) }
 }
 
 fn flat(t: &TensorInfo, item: Item, base: Option<usize>) -> PairItem {
     // A flat item of any shape can be cut.
     let tiling = item.tiling(t.dtype, &t.shape, t.n_bytes).unwrap_or(Tiling::flat(0, 1, 0));
-    PairItem { item, base, tiling }
+    PairItem { item, base, tiling, dropped: false }
 }
 
 /// How many leading elements of `t` have a counterpart in `b`: all, or the common rows of a table that

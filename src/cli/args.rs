@@ -1,12 +1,16 @@
 //! What was typed, and nothing more: no file is touched and no environment read here. A doc comment
 //! of a field is its text in `--help`.
 
+mod make_pair;
+
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use delta_stream::{Allocation, DType};
+use delta_stream::Allocation;
+
+pub(crate) use crate::cli::args::make_pair::MakePair;
 
 /// Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive.
 #[derive(Debug, Parser)]
@@ -173,6 +177,11 @@ pub(crate) struct Choice {
     /// Store tensors whose names match without loss
     #[arg(long, value_name = "REGEX")]
     pub(crate) exclude: Option<String>,
+
+    /// What becomes of tensors that are not stored with loss: kept bit for bit, or dropped to the
+    /// base's values where it has the same dtype and shape
+    #[arg(long, value_enum, default_value_t = RestName::Keep)]
+    pub(crate) rest: RestName,
 }
 
 /// The methods by name.
@@ -208,6 +217,13 @@ pub(crate) enum IndexName {
 pub(crate) enum ScaleName {
     Mean,
     Unbiased,
+}
+
+/// What becomes of tensors that are not stored with loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RestName {
+    Keep,
+    Base,
 }
 
 /// A setting with two states.
@@ -337,51 +353,6 @@ pub(crate) struct Demo {
     pub(crate) dir: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Args)]
-pub(crate) struct MakePair {
-    /// Directory to make `base` and `fine-tune` in
-    pub(crate) dir: PathBuf,
-    /// Width of the model
-    #[arg(long, value_name = "N")]
-    pub(crate) hidden: Option<u64>,
-    /// Width inside its feed-forward layers
-    #[arg(long, value_name = "N")]
-    pub(crate) intermediate: Option<u64>,
-    /// Rows of the embedding
-    #[arg(long, value_name = "N")]
-    pub(crate) vocab: Option<u64>,
-    /// Number of blocks
-    #[arg(long, value_name = "N")]
-    pub(crate) layers: Option<u64>,
-    /// Element type of all tensors
-    #[arg(long, value_enum)]
-    pub(crate) dtype: Option<FloatName>,
-    /// Shards of the base
-    #[arg(long, value_name = "N")]
-    pub(crate) base_shards: Option<u64>,
-    /// Shards of the fine-tune
-    #[arg(long, value_name = "N")]
-    pub(crate) shards: Option<u64>,
-}
-
-/// Element types of made-up pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FloatName {
-    Bf16,
-    F16,
-    F32,
-}
-
-impl From<FloatName> for DType {
-    fn from(name: FloatName) -> Self {
-        match name {
-            FloatName::Bf16 => DType::BF16,
-            FloatName::F16 => DType::F16,
-            FloatName::F32 => DType::F32,
-        }
-    }
-}
-
 /// A size in bytes: a number with a decimal (GB) or binary (GiB) unit, or none.
 fn size(text: &str) -> Result<u64, String> {
     match text.parse::<ByteSize>() {
@@ -396,6 +367,7 @@ fn size(text: &str) -> Result<u64, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use delta_stream::DType;
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
         Args::try_parse_from(std::iter::once("delta-stream").chain(line.split(' ')))
@@ -417,6 +389,7 @@ mod tests {
         let Verb::Compress(verb) = args.verb else { panic!("not compress") };
         assert_eq!(verb.choice.method, MethodName::DeltaDct);
         assert_eq!((verb.choice.patch, verb.name), (None, None));
+        assert_eq!(verb.choice.rest, RestName::Keep);
     }
 
     #[test]
@@ -434,13 +407,14 @@ mod tests {
     #[test]
     fn each_verb_keeps_what_was_typed() {
         let choice = "--method lossless --patch 32 --allocation 4:0.25,0:0.75 --rescale off \
-                      --include a --exclude b";
+                      --include a --exclude b --rest base";
         let line = format!("append --shards ft --base b --archive a --name v {choice}");
         let Verb::Append(verb) = parse(&line).unwrap().verb else { panic!("not append") };
         assert_eq!(verb.choice.method, MethodName::Lossless);
         assert_eq!(verb.choice.patch, Some(32));
         assert_eq!(verb.choice.allocation.unwrap().to_string(), "4:0.25,0:0.75");
         assert_eq!(verb.choice.rescale, Some(Switch::Off));
+        assert_eq!(verb.choice.rest, RestName::Base);
         assert_eq!(
             (verb.choice.include.unwrap(), verb.choice.exclude.unwrap()),
             ("a".into(), "b".into())

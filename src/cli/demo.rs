@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::args::{self, Choice, MethodName};
+use crate::cli::args::{self, Choice, MethodName, RestName};
 use crate::cli::output::{self, Facts, Outcome};
 use crate::cli::progress;
 use crate::cli::resolve::Context;
@@ -221,6 +221,7 @@ fn choice(method: MethodName) -> Choice {
         parts: None,
         include: None,
         exclude: None,
+        rest: RestName::Keep,
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::Path;
 use clap::ValueEnum;
 use delta_stream::{
     BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, Error, GroupIndex, MapChoice, Method,
-    Observer, Policy, Resources, Result, SignScale,
+    Observer, Policy, Resources, Rest, Result, SignScale,
 };
 use serde::Serialize;
 
-use crate::cli::args::{Choice, Common, IndexName, Io, MethodName, ScaleName, Switch};
+use crate::cli::args::{Choice, Common, IndexName, Io, MethodName, RestName, ScaleName, Switch};
 use crate::cli::output;
 use crate::cli::progress::Console;
 
@@ -72,7 +72,12 @@ impl Context {
                 "--include and --exclude choose lossy tensors; lossless has none".into()
             ]);
         }
-        let policy = Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?;
+        let rest = match choice.rest {
+            RestName::Keep => Rest::Keep,
+            RestName::Base => Rest::Base,
+        };
+        let policy =
+            Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?.with_rest(rest);
         let mut options = CompressOptions::new(method)
             .with_policy(policy)
             .with_seed(self.seed.unwrap_or(0))

@@ -14,7 +14,7 @@ pub use bitdelta::{BitDelta, SignScale};
 pub use dare::Dare;
 pub use delta_dct::{Allocation, DeltaDct};
 pub use deltadq::{DeltaDq, GroupIndex};
-pub use policy::Policy;
+pub use policy::{Policy, Rest};
 
 use crate::codec::delta::DeltaTile;
 use crate::codec::mask::MaskPlace;

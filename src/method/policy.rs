@@ -10,7 +10,19 @@ use crate::tensor::DType;
 const NOT_LINEAR: &[&str] =
     &["norm", "embed", "bias", "lm_head", "classifier", "position", "rotary"];
 
-/// The choice of lossy tensors.
+/// What becomes of the tensors that are not stored with loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rest {
+    /// They are kept bit for bit. Default.
+    #[default]
+    Keep,
+    /// Where the base has a tensor of the same name, dtype and shape, its values are taken and the
+    /// fine-tune's are dropped, as UltraDelta's code does (arXiv 2505.13563): for figures that compare
+    /// with that paper's. Others are kept.
+    Base,
+}
+
+/// The choice of lossy tensors, and what becomes of the rest.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Policy {
@@ -18,6 +30,8 @@ pub struct Policy {
     pub include: Option<Regex>,
     /// Names to leave out of whatever is taken.
     pub exclude: Option<Regex>,
+    /// What becomes of the tensors that are not taken.
+    pub rest: Rest,
 }
 
 impl Policy {
@@ -35,7 +49,15 @@ impl Policy {
         Ok(Self {
             include: include.map(|t| regex("include", t)).transpose()?,
             exclude: exclude.map(|t| regex("exclude", t)).transpose()?,
+            rest: Rest::default(),
         })
+    }
+
+    /// Sets what becomes of the tensors that are not stored with loss.
+    #[must_use]
+    pub fn with_rest(mut self, rest: Rest) -> Self {
+        self.rest = rest;
+        self
     }
 
     /// Its settings that differ from the default, as typed.
@@ -43,7 +65,8 @@ impl Policy {
         let setting = |name: &str, regex: &Option<Regex>| {
             regex.as_ref().map(|r| (name.to_owned(), r.as_str().to_owned()))
         };
-        let all = [setting("include", &self.include), setting("exclude", &self.exclude)];
+        let rest = (self.rest == Rest::Base).then(|| ("rest".to_owned(), "base".to_owned()));
+        let all = [setting("include", &self.include), setting("exclude", &self.exclude), rest];
         all.into_iter().flatten().collect()
     }
 
@@ -101,5 +124,13 @@ mod tests {
         assert!(policy.is_lossy("anything.proj", DType::F32, &[4, 4]));
         assert!(!policy.is_lossy("layers.0.down_proj.weight", DType::F32, &[4, 4]));
         assert!(Policy::new(Some("("), None).is_err());
+    }
+
+    #[test]
+    fn settings_are_those_that_differ_from_the_default() {
+        assert!(Policy::default().settings().is_empty());
+        let policy = Policy::new(None, Some("down")).unwrap().with_rest(Rest::Base);
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(policy.settings(), [setting("exclude", "down"), setting("rest", "base")]);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::checkpoint::MapChoice;
 use crate::error::{Error, Result};
-use crate::method::{Method, Policy};
+use crate::method::{Method, Policy, Rest};
 use crate::pipeline::budget::{DEFAULT_MAX_MEMORY, default_threads};
 
 /// What a run may use.
@@ -125,6 +125,11 @@ impl CompressOptions {
     pub(crate) fn validate(&self) -> Result<()> {
         if self.resources.threads == 0 {
             return Err(Error::invalid_argument("--threads 0 is out of range; it takes 1 or more"));
+        }
+        if self.policy.rest == Rest::Base && self.method.lossy().is_none() {
+            let text = "--rest base drops what a method with loss leaves alone; --method lossless \
+                        keeps every tensor";
+            return Err(Error::invalid_argument(text));
         }
         self.method.validate()
     }

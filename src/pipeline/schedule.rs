@@ -157,7 +157,8 @@ impl<'a> TileReader<'a> {
         }
     }
 
-    /// Where a tile lies in the fine-tune, and in the base if it has one there.
+    /// Where a tile lies in the fine-tune, and in the base if it has one there. A dropped tensor's tile
+    /// is the base's own, so that all that follows, hashes too, sees what a restore will give.
     fn places(&self, tensor: usize, tile: &Tile) -> [Option<(&'a Source, usize, Range<u64>)>; 2] {
         let t = &self.ft.0.tensors()[tensor];
         let p: &PairItem = &self.pair.items[tensor];
@@ -167,7 +168,7 @@ impl<'a> TileReader<'a> {
             let b = &self.base.0.tensors()[base];
             (self.base.1, b.shard, b.offset + range.start..b.offset + range.end)
         });
-        [here, there]
+        if p.dropped && there.is_some() { [there.clone(), there] } else { [here, there] }
     }
 
     fn job(&mut self, block: Block, tile_idx: u64) -> Result<Job> {

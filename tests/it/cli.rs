@@ -86,7 +86,7 @@ fn usage_errors_exit_2_with_nothing_on_stdout() {
     ] {
         pair.run(line).code(2).stdout(is_empty()).stderr(is_empty().not());
     }
-    for flag in ["--patch 8", "--allocation 2:0.5,0:0.5", "--rescale off"] {
+    for flag in ["--patch 8", "--allocation 2:0.5,0:0.5", "--rescale off", "--rest base"] {
         let name = flag.split(' ').next().unwrap();
         pair.run(&format!("{COMPRESS} -o a --method lossless {flag}"))
             .code(2)

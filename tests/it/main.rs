@@ -21,6 +21,9 @@ mod forge;
 // What is compressed comes back.
 mod roundtrip;
 
+// What a method leaves alone, dropped to the base.
+mod rest;
+
 // NaN and infinities under lossy methods.
 mod nonfinite;
 
