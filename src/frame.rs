@@ -142,6 +142,13 @@ impl Encoder {
         out[start..body].copy_from_slice(&header.to_bytes());
         Ok(())
     }
+
+    /// Bytes of the body that a frame of `raw` would have; `buffer` is working space.
+    pub(crate) fn body_len(&mut self, raw: &[u8], buffer: &mut Vec<u8>) -> Result<usize> {
+        buffer.clear();
+        buffer.resize(zstd::zstd_safe::compress_bound(raw.len()), 0);
+        self.zstd.compress_to_buffer(raw, buffer.as_mut_slice()).map_err(zstd_failed)
+    }
 }
 
 /// Decompresses frames; one a worker, reused.
@@ -228,6 +235,8 @@ mod tests {
             let header = Decoder::new().unwrap().decode(&stored, 1 << 20, &mut out).unwrap();
             assert_eq!((header.label, &out[..]), (LABEL, raw));
             assert_eq!(HEADER_LEN + header.body_len as usize, stored.len());
+            let body_len = Encoder::new().unwrap().body_len(raw, &mut out).unwrap();
+            assert_eq!(body_len, header.body_len as usize);
         }
     }
 

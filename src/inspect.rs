@@ -1,36 +1,11 @@
-//! `inspect`: what an archive holds, from its records alone.
+//! What a variant is, from its records alone.
 
-use std::path::Path;
-
-use crate::archive::{Archive, FORMAT_VERSION, Item, Origin, Stored};
-use crate::error::Result;
+use crate::archive::{Item, Origin, Stored};
 use crate::method;
-use crate::report::{ArchiveSummary, TensorSummary, VariantSummary};
+use crate::report::{TensorSummary, VariantSummary};
 
-/// Lists the variants of an archive, or the one called `name`; with `tensors`, their tensors too.
-///
-/// # Errors
-/// `Corrupt`, `Truncated` or `Incompatible` if the archive cannot be read; `InvalidArgument` if
-/// there is no such variant.
-pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<ArchiveSummary> {
-    let opened = Archive::open(archive)?;
-    let names: Vec<String> = match name {
-        Some(name) => vec![name.to_owned()],
-        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
-    };
-    let variants = names
-        .iter()
-        .map(|name| opened.load(Some(name)).map(|stored| summarise(&stored, tensors)))
-        .collect::<Result<_>>()?;
-    Ok(ArchiveSummary {
-        format_version: FORMAT_VERSION.min(opened.footer.version),
-        generation: opened.footer.generation,
-        archive_bytes: opened.committed_len(),
-        variants,
-    })
-}
-
-fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
+/// A variant's summary, with its tensors if asked for. Their parts are not in the records.
+pub(crate) fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
     let (head, seal) = (&stored.head, &stored.seal);
     let list: Vec<_> = (0..stored.tensors.len()).map(|i| tensor(stored, i)).collect();
     let lossy: Vec<usize> = (0..list.len()).filter(|i| list[*i].stored_as == "lossy").collect();
@@ -57,6 +32,8 @@ fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
         stored_bytes,
         ratio: fine_tuned_bytes as f64 / stored_bytes as f64,
         bits_per_parameter: (parameters > 0).then(|| lossy_bytes as f64 * 8.0 / parameters as f64),
+        parts: None,
+        rest_bytes: stored_bytes - lossy_bytes,
         relative_error: (delta > 0.0).then(|| error / delta),
         shards: head.shards.iter().map(|s| s.file_name.clone()).collect(),
         side_files: head.side_files.iter().map(|f| f.name.clone()).collect(),
@@ -88,5 +65,6 @@ fn tensor(stored: &Stored, i: usize) -> TensorSummary {
         bits_per_parameter: stored_bytes as f64 * 8.0 / n as f64,
         relative_error: (item.lossy && seal.squared_delta > 0.0)
             .then(|| seal.squared_error / seal.squared_delta),
+        parts: None,
     }
 }

@@ -50,16 +50,15 @@ pub use checkpoint::{
     Checkpoint, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use inspect::inspect;
 pub use method::{
     Allocation, BitDelta, Dare, DeltaDct, DeltaDq, GroupIndex, Method, Policy, Rest, SignScale,
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
-    compare, compress, forecast, restore, verify,
+    compare, compress, forecast, inspect, restore, verify,
 };
 pub use report::{
-    ArchiveSummary, CompareReport, CompressReport, Differing, Forecast, RestoreReport,
+    ArchiveSummary, CompareReport, CompressReport, Differing, Forecast, PartBits, RestoreReport,
     TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};

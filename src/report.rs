@@ -64,6 +64,21 @@ pub struct RestoreReport {
     pub elapsed_seconds: f64,
 }
 
+/// Stored bits a parameter by what they are for; together all of a lossy tensor's stored bits. A frame
+/// is compressed as one, so its bits are divided as its parts would be stored alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PartBits {
+    /// Values, or what takes their place; tiles that are kept exactly are all codes.
+    pub codes: f64,
+    /// Where the values stand; 0 for masks that are drawn again.
+    pub positions: f64,
+    /// Small numbers for many values: factors, ranges of patches, class maps, settings.
+    pub scales: f64,
+    /// Frame headers.
+    pub headers: f64,
+}
+
 /// One tensor as `inspect --tensors` and `plan` show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -84,6 +99,9 @@ pub struct TensorSummary {
     pub bits_per_parameter: f64,
     /// Sum of squares of what was lost over the delta's; null unless lossy.
     pub relative_error: Option<f64>,
+    /// `bits_per_parameter` by part; for lossy tensors in `inspect` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<PartBits>,
 }
 
 /// One variant as `inspect` shows it.
@@ -113,6 +131,11 @@ pub struct VariantSummary {
     pub ratio: f64,
     /// Stored bits a parameter of the lossy tensors; null if none is lossy.
     pub bits_per_parameter: Option<f64>,
+    /// `bits_per_parameter` by part, if tensors are asked for and some are lossy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<PartBits>,
+    /// Stored bytes of all that is not a lossy tensor: the others, side files, records.
+    pub rest_bytes: u64,
     /// Error of the lossy tensors.
     pub relative_error: Option<f64>,
     /// Names of the shards it restores to.

@@ -302,7 +302,7 @@ pub(crate) struct Inspect {
     #[arg(long, value_name = "V")]
     pub(crate) name: Option<String>,
 
-    /// List the tensors too
+    /// List the tensors too, and what the bits of the lossy ones are for, which reads their tiles
     #[arg(long)]
     pub(crate) tensors: bool,
 }

@@ -1,6 +1,6 @@
 //! `inspect`.
 
-use delta_stream::{ArchiveSummary, Result, TensorSummary, VariantSummary};
+use delta_stream::{ArchiveSummary, PartBits, Result, TensorSummary, VariantSummary};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, method, relative, size};
@@ -45,6 +45,8 @@ fn variant_table(variant: &VariantSummary) -> String {
             format!("{:.2} (fine-tune / stored, everything included)", variant.ratio),
         )
         .add_if("bits a parameter", variant.bits_per_parameter.map(|b| format!("{b:.3}")))
+        .add_if("of these", variant.parts.map(|parts| parts_line(&parts)))
+        .add("rest", format!("{} (all but the lossy tensors)", exact_size(variant.rest_bytes)))
         .add_if("relative error", variant.relative_error.map(|e| relative(Some(e))))
         .add("shards", variant.shards.len())
         .add("side files", variant.side_files.join(", "));
@@ -56,11 +58,34 @@ fn variant_table(variant: &VariantSummary) -> String {
     out
 }
 
+fn parts_line(parts: &PartBits) -> String {
+    let PartBits { codes, positions, scales, headers, .. } = parts;
+    format!(
+        "codes {codes:.4}, positions {positions:.4}, scales {scales:.4}, frame headers {headers:.4}"
+    )
+}
+
 fn tensor_table(tensors: &[TensorSummary]) -> String {
-    let headings = ["tensor", "dtype", "shape", "as", "bytes", "stored", "bits", "error"];
+    let headings = [
+        "tensor",
+        "dtype",
+        "shape",
+        "as",
+        "bytes",
+        "stored",
+        "bits",
+        "codes",
+        "positions",
+        "scales",
+        "headers",
+        "error",
+    ];
     let mut columns = Columns::new(&headings);
     for t in tensors {
         let shape: Vec<String> = t.shape.iter().map(u64::to_string).collect();
+        let part = |of: fn(&PartBits) -> f64| {
+            t.parts.map_or_else(|| "-".to_owned(), |parts| format!("{:.4}", of(&parts)))
+        };
         columns.add(vec![
             t.name.clone(),
             t.dtype.to_owned(),
@@ -69,6 +94,10 @@ fn tensor_table(tensors: &[TensorSummary]) -> String {
             size(t.bytes),
             size(t.stored_bytes),
             format!("{:.3}", t.bits_per_parameter),
+            part(|p| p.codes),
+            part(|p| p.positions),
+            part(|p| p.scales),
+            part(|p| p.headers),
             relative(t.relative_error),
         ]);
     }

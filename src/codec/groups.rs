@@ -5,13 +5,16 @@
 
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, MaskPlace, kept_in_row};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target, stored_bits};
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target, stored_bits};
 use crate::error::{Error, Result};
 use crate::kernel::{pack, quantise};
 use crate::wire::{Reader, Writer};
 
 /// Most entries a group has.
 pub(crate) const MAX_GROUP: u32 = 1 << 16;
+
+/// Bytes of a payload before positions and codes.
+const SETTINGS: usize = 19;
 
 /// The codec of grouped survivors.
 #[derive(Debug)]
@@ -196,17 +199,17 @@ enum Positions<'a> {
     Drawn,
     /// Position of every survivor inside its group.
     InGroup(Vec<u16>),
-    Csr(Vec<Part<'a>>),
+    Csr(Vec<SparsePart<'a>>),
 }
 
 /// One part by value of a tile in sparse rows.
-struct Part<'a> {
+struct SparsePart<'a> {
     offsets: &'a [[u8; 4]],
     columns: &'a [u8],
     low: Vec<u8>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> SparsePart<'a> {
     fn read(r: &mut Reader<'a>, d: &Decisions, n_rows: usize, n_cols: usize) -> Result<Self> {
         let offsets = r.take((n_rows + 1) * 4)?.as_chunks::<4>().0;
         let at = |i: usize| offsets.get(i).map_or(0, |b| u32::from_le_bytes(*b) as usize);
@@ -270,7 +273,7 @@ impl<'a> Payload<'a> {
             }
             IndexForm::Csr => {
                 let n_parts = 1usize << d.log2_parts;
-                let part = |_| Part::read(r, &d, target.n_rows, target.n_cols);
+                let part = |_| SparsePart::read(r, &d, target.n_rows, target.n_cols);
                 (Positions::Csr((0..n_parts).map(part).collect::<Result<_>>()?), Vec::new())
             }
         };
@@ -326,7 +329,7 @@ impl Codec for Groups {
 
     fn max_len(&self, target: &Target) -> usize {
         // Sparse rows in 256 parts are the largest form.
-        19 + 256 * 4 * (target.n_rows + 1) + 5 * target.n_elements()
+        SETTINGS + 256 * 4 * (target.n_rows + 1) + 5 * target.n_elements()
     }
 
     fn decode(
@@ -358,6 +361,29 @@ impl Codec for Groups {
         }
         Ok(())
     }
+
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let Payload { d, positions, .. } = Payload::parse(payload, target)?;
+        let mut parts = vec![(Part::Scales, SETTINGS)];
+        match positions {
+            Positions::Drawn => {}
+            Positions::InGroup(inside) => {
+                let bits = inside.len() * position_bits(d.group) as usize;
+                parts.push((Part::Positions, bits.div_ceil(8)));
+            }
+            Positions::Csr(sparse) => {
+                let bits = if d.part_bits() > 0 { stored_bits(d.part_bits()) as usize } else { 0 };
+                for part in sparse {
+                    parts.push((Part::Positions, part.offsets.len() * 4 + part.columns.len()));
+                    parts.push((Part::Codes, (part.low.len() * bits).div_ceil(8)));
+                }
+                return Ok(parts);
+            }
+        }
+        let before: usize = parts.iter().map(|(_, n)| n).sum();
+        parts.push((Part::Codes, payload.len() - before));
+        Ok(parts)
+    }
 }
 
 #[cfg(test)]
@@ -378,14 +404,30 @@ mod tests {
         assert!(payload.len() <= Groups.max_len(&target));
         let (mut out, base) = (vec![0; bytes.len()], Some(operand(&zeros[..])));
         Groups.decode(&payload, &target, base, &mut scratch, &mut out).unwrap();
+        check_parts(d, &payload, &target);
         for cut in [3, 18, payload.len() - 1] {
             let cut = &payload[..cut];
+            assert!(Groups.parts(cut, &target).is_err());
             assert!(
                 Groups.decode(cut, &target, base, &mut scratch, &mut vec![0; out.len()]).is_err()
             );
         }
         let back = out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         (ft, back, payload.len())
+    }
+
+    /// Parts cover the payload, and have the lengths that the form gives them.
+    fn check_parts(d: &Decisions, payload: &[u8], target: &Target) {
+        let parts = Groups.parts(payload, target).unwrap();
+        assert_eq!(parts.iter().map(|(_, n)| n).sum::<usize>(), payload.len());
+        let of = |part| parts.iter().filter(|p| p.0 == part).map(|(_, n)| n).sum::<usize>();
+        let n = target.n_rows * d.kept_in_row(target.n_cols);
+        let positions = match d.index {
+            IndexForm::Seed => 0,
+            IndexForm::InGroup => (n * position_bits(d.group) as usize).div_ceil(8),
+            IndexForm::Csr => ((4 * (target.n_rows + 1)) << d.log2_parts) + 2 * n,
+        };
+        assert_eq!((of(Part::Positions), of(Part::Scales)), (positions, 19));
     }
 
     fn decisions(index: IndexForm, group: u32, bits: u8, log2_parts: u8) -> Decisions {

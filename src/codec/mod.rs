@@ -129,6 +129,25 @@ impl Scratch {
     }
 }
 
+/// What some of a payload's bytes are, for accounts of what a method costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Values, or what takes their place; all of a tile that is kept exactly.
+    Codes,
+    /// Where the values stand.
+    Positions,
+    /// Small numbers for many values: factors, ranges, class maps, settings.
+    Scales,
+}
+
+impl Part {
+    /// Every part, in the order of the variants.
+    pub(crate) const ALL: [Part; 3] = [Part::Codes, Part::Positions, Part::Scales];
+}
+
+/// Stretches of a payload from its first byte to its last: what each is, and its bytes.
+pub(crate) type Parts = Vec<(Part, usize)>;
+
 /// Gives a stored tile back.
 pub(crate) trait Codec: std::fmt::Debug + Sync {
     fn id(&self) -> CodecId;
@@ -149,6 +168,12 @@ pub(crate) trait Codec: std::fmt::Debug + Sync {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<()>;
+
+    /// Says which bytes of a payload are what. The lengths add up to the payload's.
+    ///
+    /// # Errors
+    /// `Corrupt` if the payload cannot be one of this tile, as far as its lengths show.
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts>;
 }
 
 /// Every codec a reader knows.

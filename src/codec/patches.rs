@@ -8,7 +8,9 @@ use std::ops::Range;
 use half::f16;
 
 use crate::codec::delta::{DeltaTile, strips};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two, stored_bits};
+use crate::codec::{
+    Codec, CodecId, Operand, Part, Parts, Scratch, Target, power_of_two, stored_bits,
+};
 use crate::error::{Error, Result};
 use crate::kernel::dct::Dct;
 use crate::kernel::{pack, patch, quantise};
@@ -325,5 +327,56 @@ impl Codec for Patches {
         }
         scratch.give_dct(p, dct);
         Ok(())
+    }
+
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let streams = Payload::parse(payload, target)?.streams;
+        let codes = streams.iter().map(|s| s.len()).sum();
+        Ok(vec![(Part::Scales, payload.len() - codes), (Part::Codes, codes)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::mask::MaskPlace;
+    use crate::tensor::DType;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn parts_cover_the_payload(
+            n_rows in 1usize..40,
+            n_cols in 1usize..60,
+            bits in prop::collection::vec(0u8..=MAX_BITS, 1..=MAX_CLASSES),
+            seed in any::<u32>(),
+        ) {
+            let n = n_rows * n_cols;
+            let ft: Vec<f32> = (0..n).map(|i| ((i as u32 ^ seed) as f32 * 0.37).sin()).collect();
+            let bytes: Vec<u8> = ft.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let zeros = vec![0; bytes.len()];
+            let operand = |bytes| Operand { dtype: DType::F32, bytes };
+            let tile = DeltaTile { ft: operand(&bytes), base: operand(&zeros), n_rows, n_cols };
+            let all = n_patches(n_rows, n_cols, 8) as u32;
+            let classes: Vec<_> =
+                (0..all).map(|i| (seed.wrapping_mul(i + 7) % bits.len() as u32) as u8).collect();
+            let d = Decisions { p: 8, bits: &bits, classes: &classes, exponent: 4, factor: 1.0 };
+            let mut payload = Vec::new();
+            encode(&tile, &d, &mut Scratch::default(), &mut payload);
+            let place = MaskPlace::default();
+            let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 8, place };
+
+            let parts = Patches.parts(&payload, &target).unwrap();
+            prop_assert_eq!(parts.iter().map(|(_, n)| n).sum::<usize>(), payload.len());
+            let codes: u32 = classes
+                .iter()
+                .map(|c| bits[usize::from(*c)])
+                .map(|b| if b == 0 { 0 } else { stored_bits(b) * 8 })
+                .sum();
+            prop_assert_eq!(parts.last(), Some(&(Part::Codes, codes as usize)));
+            let all_but_codes = parts.iter().rev().skip(1);
+            prop_assert!(all_but_codes.into_iter().all(|p| p.0 == Part::Scales));
+            prop_assert!(Patches.parts(&payload[..payload.len() - 1], &target).is_err());
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Payload: one mode byte, then the planes (FORMAT.md section 6.1).
 
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::kernel::convert;
 use crate::kernel::planes::{self, Lane};
@@ -81,6 +81,19 @@ impl Codec for Planes {
         }
         Ok(())
     }
+
+    /// All codes, the mode byte too: the tile is kept exactly, whatever its tensor's method.
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let n = match payload.first() {
+            Some(&EQUAL) => 1,
+            Some(&DIFFERENCE | &SPLIT) => 1 + target.n_bytes(),
+            _ => 0,
+        };
+        if n == 0 || payload.len() != n {
+            return Err(Error::corrupt("payload does not fit its tile"));
+        }
+        Ok(vec![(Part::Codes, n)])
+    }
 }
 
 #[cfg(test)]
@@ -89,19 +102,22 @@ mod tests {
     use crate::codec::mask::MaskPlace;
     use proptest::prelude::*;
 
+    fn target(dtype: DType, n: usize) -> Target {
+        let n_cols = n / dtype.lane_bytes();
+        Target { dtype, n_rows: 1, n_cols, patch: 0, place: MaskPlace::default() }
+    }
+
+    fn parts(dtype: DType, payload: &[u8], n: usize) -> Result<Parts> {
+        Planes.parts(payload, &target(dtype, n))
+    }
+
     fn decode(
         dtype: DType,
         payload: &[u8],
         base: Option<Operand<'_>>,
         n: usize,
     ) -> Result<Vec<u8>> {
-        let target = Target {
-            dtype,
-            n_rows: 1,
-            n_cols: n / dtype.lane_bytes(),
-            patch: 0,
-            place: MaskPlace::default(),
-        };
+        let target = target(dtype, n);
         let mut out = vec![0; target.n_bytes()];
         Planes.decode(payload, &target, base, &mut Scratch::default(), &mut out)?;
         Ok(out)
@@ -121,6 +137,8 @@ mod tests {
             let mut payload = Vec::new();
             encode_difference(tile, base.bytes, &mut payload);
             prop_assert!(payload.len() <= 1 + n);
+            prop_assert_eq!(parts(dtype, &payload, n).unwrap(), [(Part::Codes, 1 + n)]);
+            prop_assert!(parts(dtype, &payload, n + dtype.lane_bytes()).is_err());
             prop_assert_eq!(&decode(dtype, &payload, Some(base), n).unwrap(), ft);
             payload.clear();
             encode_split(tile, &mut payload);
@@ -153,6 +171,10 @@ mod tests {
             (&[9, 0, 0, 0, 0, 0, 0, 0, 0][..], Some(base)),
         ] {
             assert!(decode(DType::F32, payload, base, 8).is_err(), "{payload:?}");
+        }
+        assert_eq!(parts(DType::F32, &[EQUAL], 8).unwrap(), [(Part::Codes, 1)]);
+        for payload in [&[][..], &[EQUAL, 0], &[SPLIT], &[9, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            assert!(parts(DType::F32, payload, 8).is_err(), "{payload:?}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Payload: settings, counts, the runs, the codes (FORMAT.md section 6.6).
 
 use crate::codec::delta::{rows_in_cache, strips};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::kernel::{rans, rice};
 use crate::wire::{Reader, Writer};
@@ -125,6 +125,16 @@ impl Codec for Runs {
             target.add_rows(base, &rows, &scratch.strip, out);
         }
         Ok(())
+    }
+
+    fn parts(&self, payload: &[u8], _target: &Target) -> Result<Parts> {
+        let mut r = Reader::new(payload);
+        Decisions::read(&mut r)?;
+        r.u32()?;
+        let runs = r.bytes()?.len();
+        let codes = r.rest().len();
+        // The length of the runs belongs to them.
+        Ok(vec![(Part::Scales, HEADER - 4), (Part::Positions, 4 + runs), (Part::Codes, codes)])
     }
 }
 

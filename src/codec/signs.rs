@@ -3,7 +3,7 @@
 //! Payload: number of planes, their scales, the planes (FORMAT.md section 6.3).
 
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::kernel::{pack, quantise};
 use crate::wire::{Reader, Writer};
@@ -138,6 +138,15 @@ impl Codec for Signs {
         }
         Ok(())
     }
+
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let n_planes = payload.first().map_or(0, |n| usize::from(*n));
+        let (scales, codes) = (1 + 4 * n_planes, n_planes * target.n_elements().div_ceil(8));
+        if !(1..=MAX_PLANES).contains(&n_planes) || payload.len() != scales + codes {
+            return Err(Error::corrupt("payload does not fit its tile"));
+        }
+        Ok(vec![(Part::Scales, scales), (Part::Codes, codes)])
+    }
 }
 
 #[cfg(test)]
@@ -179,6 +188,10 @@ mod tests {
                 prop_assert_eq!(f32::from_le_bytes(*y), expected);
             }
             prop_assert!(Signs.decode(&payload[1..], &target, base, &mut scratch, &mut out).is_err());
+            let codes = scales.len() * n.div_ceil(8);
+            let parts = [(Part::Scales, payload.len() - codes), (Part::Codes, codes)];
+            prop_assert_eq!(Signs.parts(&payload, &target).unwrap(), parts);
+            prop_assert!(Signs.parts(&payload[..payload.len() - 1], &target).is_err());
         }
     }
 }

@@ -6,10 +6,13 @@ use half::f16;
 
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, CHANCES, MaskPlace};
-use crate::codec::{Codec, CodecId, Operand, Scratch, Target, power_of_two};
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target, power_of_two};
 use crate::error::{Error, Result};
 use crate::kernel::quantise;
 use crate::wire::{Reader, Writer};
+
+/// Bytes of a payload before its values.
+const SETTINGS: usize = 8;
 
 /// The codec of seeded survivors.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Codec for Survivors {
     }
 
     fn max_len(&self, target: &Target) -> usize {
-        8 + 2 * target.n_elements()
+        SETTINGS + 2 * target.n_elements()
     }
 
     fn decode(
@@ -125,6 +128,15 @@ impl Codec for Survivors {
         }
         Ok(())
     }
+
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let values = payload.len().checked_sub(SETTINGS);
+        let fits = |n: &usize| n.is_multiple_of(2) && *n <= 2 * target.n_elements();
+        match values.filter(fits) {
+            Some(n) => Ok(vec![(Part::Scales, SETTINGS), (Part::Codes, n)]),
+            None => Err(Error::corrupt("payload does not fit its tile")),
+        }
+    }
 }
 
 /// The keep rate nearest to `share` of all entries, and the factor that makes it unbiased.
@@ -164,6 +176,10 @@ mod tests {
             }
         }
         assert_eq!(payload.len(), 8 + 2 * kept);
+        let parts = [(Part::Scales, 8), (Part::Codes, 2 * kept)];
+        assert_eq!(Survivors.parts(&payload, &target).unwrap(), parts);
+        assert!(Survivors.parts(&payload[1..], &target).is_err());
+        assert!(Survivors.parts(&payload[..7], &target).is_err());
         assert!((400..650).contains(&kept), "{kept}");
         for bad in [&payload[..9], &payload[..payload.len() - 2], &[0; 8]] {
             assert!(Survivors.decode(bad, &target, base, &mut scratch, &mut out).is_err());

@@ -45,7 +45,8 @@ impl Decoded {
 pub(crate) struct DecodeState {
     decoder: Decoder,
     scratch: Scratch,
-    payload: Vec<u8>,
+    /// The payload that was expanded last.
+    pub(crate) payload: Vec<u8>,
 }
 
 impl DecodeState {
@@ -111,12 +112,13 @@ impl DecodeStage<'_> {
         Ok(Decoded { tensor, part, tile, bytes: self.spare(), base, frame })
     }
 
-    fn place(&self, job: &Job) -> String {
+    /// Which tile it is, for messages.
+    pub(crate) fn place(&self, job: &Job) -> String {
         let (variant, name) = (&self.stored.head.name, &self.stored.tensors[job.tensor].name);
         format!("variant `{variant}`: tensor {name}: tile {} at offset {}", job.part, job.offset)
     }
 
-    fn target(&self, job: &Job) -> Target {
+    pub(crate) fn target(&self, job: &Job) -> Target {
         let (head, t) = (&self.stored.head, &self.stored.tensors[job.tensor]);
         Target {
             dtype: t.dtype,
@@ -128,7 +130,7 @@ impl DecodeStage<'_> {
     }
 
     /// Checks a frame's header and expands its payload into `state.payload`.
-    fn payload(&self, state: &mut DecodeState, job: &Job) -> Result<&'static dyn Codec> {
+    pub(crate) fn payload(&self, state: &mut DecodeState, job: &Job) -> Result<&'static dyn Codec> {
         let head = job.frame.first_chunk::<HEADER_LEN>();
         let head = head.ok_or_else(|| Error::truncated("frame shorter than its header"))?;
         let label = Header::parse(head)?.label;

@@ -111,6 +111,7 @@ fn summaries(inputs: &Inputs, found: &[Found]) -> Vec<TensorSummary> {
             stored_bytes,
             bits_per_parameter: stored_bytes as f64 * 8.0 / t.n_elements().max(1) as f64,
             relative_error: (f.squared_delta > 0.0).then(|| f.squared_error / f.squared_delta),
+            parts: None,
         }
     })
     .collect()

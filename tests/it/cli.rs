@@ -239,6 +239,13 @@ fn an_archive_of_several_variants_asks_which() {
     let one = pair.json("inspect a.delta.zst --name exact --tensors", 0);
     assert_eq!(one["variants"].as_array().unwrap().len(), 1);
     assert_eq!(one["variants"][0]["tensor_list"].as_array().unwrap().len(), 20);
+    assert!(one["variants"][0].get("parts").is_none() && one["variants"][0]["rest_bytes"].is_u64());
+    let all = pair.json("inspect a.delta.zst --tensors", 0);
+    for part in ["codes", "positions", "scales", "headers"] {
+        assert!(all["variants"][0]["parts"][part].is_f64(), "{all}");
+    }
+    pair.run("inspect a.delta.zst --tensors")
+        .stdout(contains("of these").and(contains("positions")).and(contains("rest ")));
 }
 
 #[test]

@@ -24,6 +24,9 @@ mod roundtrip;
 // What a method leaves alone, dropped to the base.
 mod rest;
 
+// What stored bits are for.
+mod parts;
+
 // NaN and infinities under lossy methods.
 mod nonfinite;
 

@@ -1,0 +1,203 @@
+//! `inspect`: what an archive holds, from its records; and what the lossy tensors' bits are for, from
+//! their tiles.
+//!
+//! A frame is compressed as one, so no byte of it belongs to one part. Each part of a payload is
+//! compressed alone, and the frame's body is divided in proportion to what comes out.
+
+use std::ops::AddAssign;
+use std::path::Path;
+
+use crossbeam::queue::SegQueue;
+
+use crate::archive::{Archive, FORMAT_VERSION, Origin, Stored};
+use crate::codec::Part;
+use crate::error::{Error, Result, ResultExt};
+use crate::frame::{Encoder, HEADER_LEN};
+use crate::inspect::summarise;
+use crate::pipeline::budget::Needs;
+use crate::pipeline::decode::{DecodeStage, DecodeState, Job};
+use crate::pipeline::frames::FrameReader;
+use crate::pipeline::options::Resources;
+use crate::pipeline::ordered::run_ordered;
+use crate::report::{ArchiveSummary, PartBits, VariantSummary};
+
+/// Lists the variants of an archive, or the one called `name`, from its records alone. With `tensors`
+/// it lists their tensors too, and reads every tile of the lossy ones to say what their bits are for;
+/// no base is needed.
+///
+/// # Errors
+/// `Corrupt`, `Truncated` or `Incompatible` if what is read of the archive cannot be; `InvalidArgument`
+/// if there is no such variant.
+pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<ArchiveSummary> {
+    let opened = Archive::open(archive)?;
+    let names: Vec<String> = match name {
+        Some(name) => vec![name.to_owned()],
+        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
+    };
+    let variant = |name: &String| {
+        let stored = opened.load(Some(name))?;
+        let mut summary = summarise(&stored, tensors);
+        if tensors {
+            add_parts(&opened, &stored, &mut summary)?;
+        }
+        Ok(summary)
+    };
+    let variants = names.iter().map(variant).collect::<Result<_>>()?;
+    Ok(ArchiveSummary {
+        format_version: FORMAT_VERSION.min(opened.footer.version),
+        generation: opened.footer.generation,
+        archive_bytes: opened.committed_len(),
+        variants,
+    })
+}
+
+/// Stored bytes by what they are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct PartBytes {
+    /// One for each of [`Part::ALL`].
+    body: [u64; Part::ALL.len()],
+    headers: u64,
+}
+
+impl PartBytes {
+    /// One frame whose body is divided in proportion to `weights`, to the byte.
+    fn of_frame(body_len: u64, weights: [u64; Part::ALL.len()]) -> Self {
+        let total = weights.iter().sum::<u64>().max(1);
+        let (mut before, mut weight) = (0, 0);
+        let body = weights.map(|w| {
+            weight += w;
+            let end = body_len * weight / total;
+            let share = end - before;
+            before = end;
+            share
+        });
+        Self { body, headers: HEADER_LEN as u64 }
+    }
+
+    fn bits_each(&self, n_elements: u64) -> PartBits {
+        let bits = |bytes: u64| bytes as f64 * 8.0 / n_elements.max(1) as f64;
+        let [codes, positions, scales] = self.body.map(bits);
+        PartBits { codes, positions, scales, headers: bits(self.headers) }
+    }
+}
+
+impl AddAssign for PartBytes {
+    fn add_assign(&mut self, other: Self) {
+        self.body.iter_mut().zip(other.body).for_each(|(sum, n)| *sum += n);
+        self.headers += other.headers;
+    }
+}
+
+/// What one worker reuses.
+struct State {
+    decode: DecodeState,
+    encoder: Encoder,
+    /// All bytes of one part, and what they are compressed to.
+    part: Vec<u8>,
+    compressed: Vec<u8>,
+}
+
+impl State {
+    fn new() -> Result<Self> {
+        let (decode, encoder) = (DecodeState::new()?, Encoder::new()?);
+        Ok(Self { decode, encoder, part: Vec::new(), compressed: Vec::new() })
+    }
+
+    /// What the bytes of a frame are for.
+    fn account(&mut self, stage: &DecodeStage<'_>, job: &Job) -> Result<PartBytes> {
+        let codec = stage.payload(&mut self.decode, job)?;
+        let payload = &self.decode.payload;
+        let parts = codec.parts(payload, &stage.target(job))?;
+        let mut weights = [0; Part::ALL.len()];
+        for (weight, part) in weights.iter_mut().zip(Part::ALL) {
+            self.part.clear();
+            let mut rest = payload.as_slice();
+            for (of, n) in &parts {
+                let (stretch, after) = rest
+                    .split_at_checked(*n)
+                    .ok_or_else(|| Error::corrupt("payload is shorter than its parts"))?;
+                rest = after;
+                if *of == part {
+                    self.part.extend_from_slice(stretch);
+                }
+            }
+            if !self.part.is_empty() {
+                *weight = self.encoder.body_len(&self.part, &mut self.compressed)? as u64;
+            }
+        }
+        let body_len = job.frame.len() - HEADER_LEN;
+        Ok(PartBytes::of_frame(body_len as u64, weights))
+    }
+}
+
+/// Adds to the summary of a variant with tensors what the bits of the lossy ones are for.
+fn add_parts(archive: &Archive, stored: &Stored, summary: &mut VariantSummary) -> Result<()> {
+    let is_lossy = |i: &usize| {
+        let item = &stored.head.items[*i];
+        item.lossy && matches!(item.origin, Origin::Base { .. })
+    };
+    let wanted: Vec<_> = (0..stored.tensors.len()).filter(is_lossy).collect();
+    let found = account(archive, stored, &wanted)?;
+    let (mut all, mut n_all) = (PartBytes::default(), 0);
+    for (i, bytes) in wanted.iter().zip(found) {
+        let n_elements = stored.tensors[*i].n_elements();
+        all += bytes;
+        n_all += n_elements;
+        if let Some(tensor) = summary.tensor_list.as_mut().and_then(|list| list.get_mut(*i)) {
+            tensor.parts = Some(bytes.bits_each(n_elements));
+        }
+    }
+    summary.parts = (n_all > 0).then(|| all.bits_each(n_all));
+    Ok(())
+}
+
+/// What the stored bytes of these tensors are for, tensor by tensor.
+fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<PartBytes>> {
+    let mut found = vec![PartBytes::default(); stored.tensors.len()];
+    let stage = &DecodeStage { archive, stored, base: None, wanted, spare: SegQueue::new() };
+    let Needs { resident, tile, worker } = stage.needs();
+    // A part and its compressed bytes are each about as large as a payload, at most.
+    let needs = Needs { resident, tile, worker: 2 * worker };
+    let resources = Resources::default();
+    let width = needs.width(resources.max_memory, resources.threads)?;
+    let mut reader = FrameReader::new(stage);
+    run_ordered(
+        width,
+        || reader.next(),
+        State::new,
+        |state, job| {
+            let bytes = state.account(stage, &job).context(|| stage.place(&job))?;
+            Ok((job.tensor, bytes, job.frame))
+        },
+        |(tensor, bytes, frame)| {
+            found[tensor] += bytes;
+            stage.spare.push(frame);
+            Ok(())
+        },
+    )?;
+    Ok(wanted.iter().map(|i| found[*i]).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_body_is_divided_to_the_byte(
+            body_len in 0u64..1 << 28,
+            weights in prop::array::uniform3(0u64..1 << 28),
+        ) {
+            prop_assume!(weights != [0; 3]);
+            let bytes = PartBytes::of_frame(body_len, weights);
+            prop_assert_eq!(bytes.body.iter().sum::<u64>(), body_len);
+            let total: u64 = weights.iter().sum();
+            for (share, weight) in bytes.body.into_iter().zip(weights) {
+                prop_assert!(weight > 0 || share == 0);
+                let exact = body_len as f64 * weight as f64 / total as f64;
+                prop_assert!((share as f64 - exact).abs() <= 1.0, "{share} for {exact}");
+            }
+        }
+    }
+}
