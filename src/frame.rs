@@ -169,20 +169,7 @@ impl Decoder {
         cap: usize,
         out: &mut Vec<u8>,
     ) -> Result<Header> {
-        let (head, body) = stored
-            .split_first_chunk::<HEADER_LEN>()
-            .ok_or_else(|| Error::truncated("frame shorter than its header"))?;
-        let header = Header::parse(head)?;
-        if header.body_len as usize != body.len() {
-            return Err(Error::corrupt("frame length differs from the index"));
-        }
-        if crc32c::crc32c(body) != header.body_crc {
-            return Err(Error::corrupt("frame checksum differs"));
-        }
-        let frame_len = zstd::zstd_safe::find_frame_compressed_size(body);
-        if frame_len != Ok(body.len()) {
-            return Err(Error::corrupt("frame is not one zstd frame"));
-        }
+        let (header, body) = check(stored)?;
         let raw_len = header.raw_len as usize;
         if raw_len > cap {
             return Err(Error::corrupt(format!(
@@ -200,6 +187,26 @@ impl Decoder {
         }
         Ok(header)
     }
+}
+
+/// Checks the header, lengths and checksums of a whole stored frame without expanding it; returns its
+/// header and its body.
+pub(crate) fn check(stored: &[u8]) -> Result<(Header, &[u8])> {
+    let (head, body) = stored
+        .split_first_chunk::<HEADER_LEN>()
+        .ok_or_else(|| Error::truncated("frame shorter than its header"))?;
+    let header = Header::parse(head)?;
+    if header.body_len as usize != body.len() {
+        return Err(Error::corrupt("frame length differs from the index"));
+    }
+    if crc32c::crc32c(body) != header.body_crc {
+        return Err(Error::corrupt("frame checksum differs"));
+    }
+    let frame_len = zstd::zstd_safe::find_frame_compressed_size(body);
+    if frame_len != Ok(body.len()) {
+        return Err(Error::corrupt("frame is not one zstd frame"));
+    }
+    Ok((header, body))
 }
 
 fn zstd_failed(e: std::io::Error) -> Error {

@@ -55,11 +55,11 @@ pub use method::{
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
-    compare, compress, forecast, inspect, restore, verify,
+    compact, compare, compress, forecast, inspect, remove, restore, verify,
 };
 pub use report::{
-    ArchiveSummary, CompareReport, CompressReport, Differing, Forecast, PartBits, RestoreReport,
-    TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    ArchiveSummary, CompactReport, CompareReport, CompressReport, Differing, Forecast, PartBits,
+    RemoveReport, RestoreReport, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

@@ -161,6 +161,38 @@ pub struct ArchiveSummary {
     pub variants: Vec<VariantSummary>,
 }
 
+/// What `remove` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RemoveReport {
+    /// Name of the variant that is gone.
+    pub removed: String,
+    /// Names of the variants that are left, oldest first.
+    pub variants: Vec<String>,
+    /// Bytes of the file before.
+    pub bytes_before: u64,
+    /// Bytes of the file now: the removed variant's stay in it until `compact`.
+    pub bytes_after: u64,
+}
+
+/// What `compact` did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Whether the archive was written anew; if not, nothing would have been saved.
+    pub rewritten: bool,
+    /// Names of its variants, oldest first.
+    pub variants: Vec<String>,
+    /// Bytes of the file before.
+    pub bytes_before: u64,
+    /// Bytes of the file now.
+    pub bytes_after: u64,
+    /// Most bytes resident at any time.
+    pub peak_memory_bytes: Option<u64>,
+    /// Wall time.
+    pub elapsed_seconds: f64,
+}
+
 /// What `verify` found. An archive that is damaged is an error instead.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

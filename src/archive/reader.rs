@@ -15,6 +15,9 @@ use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, HEADER_LEN, Kind, Label, MAX_RAW_LEN};
 use crate::tensor::Tiling;
 
+/// Most bytes a stored frame has: what cannot be compressed grows a little.
+pub(super) const MAX_STORED_LEN: usize = MAX_RAW_LEN as usize + (1 << 20);
+
 /// An archive opened for reading.
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -81,24 +84,34 @@ impl Archive {
     /// # Errors
     /// `InvalidArgument` naming the variants there are, if the choice is not clear.
     pub(crate) fn load(&self, name: Option<&str>) -> Result<Stored> {
+        self.load_entry(self.entry(name)?)
+    }
+
+    /// The records of a variant that the index lists.
+    pub(super) fn load_entry(&self, entry: &IndexEntry) -> Result<Stored> {
+        self.stored(entry)
+            .context(|| format!("archive {}: variant `{}`", self.path.display(), entry.name))
+    }
+
+    /// Where the variant called `name`, or the only one, is listed; its records are not read.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the variants there are, if the choice is not clear.
+    pub(super) fn entry(&self, name: Option<&str>) -> Result<&IndexEntry> {
         let entries = &self.index.variants;
         let entry = match (name, entries.as_slice()) {
             (None, [only]) => Some(only),
             (None, _) => None,
             (Some(name), _) => entries.iter().find(|v| v.name == name),
         };
-        let entry = entry.ok_or_else(|| {
+        entry.ok_or_else(|| {
             let names: Vec<_> = entries.iter().map(|v| shown(&v.name).to_string()).collect();
             let asked =
                 name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
-            Error::invalid_argument(format!(
-                "archive {}: {asked}; it holds: {}",
-                self.path.display(),
-                names.join(", ")
-            ))
-        })?;
-        self.stored(entry)
-            .context(|| format!("archive {}: variant `{}`", self.path.display(), entry.name))
+            let held = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let path = self.path.display();
+            Error::invalid_argument(format!("archive {path}: {asked}; it holds: {held}"))
+        })
     }
 
     fn stored(&self, entry: &IndexEntry) -> Result<Stored> {
@@ -178,9 +191,7 @@ impl Archive {
     }
 
     fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
-        // Incompressible records grow a little.
-        let cap = u64::from(MAX_RAW_LEN) + (1 << 20);
-        let len = usize::try_from(len).ok().filter(|n| *n as u64 <= cap);
+        let len = usize::try_from(len).ok().filter(|n| *n <= MAX_STORED_LEN);
         let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
         let mut stored = Vec::new();
         self.read_frame(offset, len, &mut stored)?;

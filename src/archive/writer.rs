@@ -1,8 +1,8 @@
-//! Creates an archive or appends a generation to one, so that a crash at any write leaves the
+//! Creates an archive, appends a generation to one or replaces one, so that a crash at any write leaves the
 //! previous generation readable.
 //!
-//! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new archive then rename
-//! and sync the directory. A writer dropped before its commit takes back what it wrote.
+//! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new file then rename and
+//! sync the directory. A writer dropped before its commit takes back what it wrote.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
@@ -63,6 +63,39 @@ impl ArchiveWriter {
         if path.is_dir() {
             return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
         }
+        let mut writer = Self::temporary(path, Index::default(), 1)?;
+        writer.force = force;
+        Ok(writer)
+    }
+
+    /// Starts the next generation of the archive at `path`, dropping a torn tail.
+    ///
+    /// # Errors
+    /// `Io` if another process is writing to it; what [`Archive::open`] says.
+    pub(crate) fn append(path: &Path) -> Result<Self> {
+        let (file, archive) = open_locked(path)?;
+        Self::go_on(file, archive, path)
+    }
+
+    /// As [`Self::append`], with an archive that was opened with the lock already.
+    pub(super) fn go_on(file: File, archive: Archive, path: &Path) -> Result<Self> {
+        let end = archive.committed_len();
+        file.set_len(end).map_err(|e| Error::io("drop the torn tail of", path, e))?;
+        let generation = next_generation(&archive)?;
+        Self::new(file, path, end, archive.index, generation, archive.footer.offset)
+    }
+
+    /// Starts a new file that will stand in the place of the archive `old` at `path` once committed:
+    /// as yet without variants, with the next generation's number.
+    pub(super) fn replace(path: &Path, old: &Archive) -> Result<Self> {
+        let index = Index { next_id: old.index.next_id, variants: Vec::new() };
+        let mut writer = Self::temporary(path, index, next_generation(old)?)?;
+        writer.force = true;
+        Ok(writer)
+    }
+
+    /// Starts a file under a temporary name beside `path`.
+    fn temporary(path: &Path, index: Index, generation: u32) -> Result<Self> {
         let dir = parent(path);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let (file, temp) = tempfile::Builder::new()
@@ -72,44 +105,10 @@ impl ArchiveWriter {
             .tempfile_in(dir)
             .map_err(|e| Error::io("create a file in", dir, e))?
             .into_parts();
-        let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
+        let mut writer = Self::new(file, path, 0, index, generation, 0)?;
         writer.temp = Some(temp);
-        writer.force = force;
         writer.write(PREAMBLE)?;
         Ok(writer)
-    }
-
-    /// Starts the next generation of the archive at `path`, dropping a torn tail.
-    ///
-    /// # Errors
-    /// `Io` if another process is writing to it; what [`Archive::open`] says.
-    pub(crate) fn append(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(|e| Error::io("open for writing", path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let text =
-                    format!("{} is being written by another process; wait for it", path.display());
-                return Err(Error::new(ErrorKind::Io, text));
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
-        }
-        // Through the locked file: another process may have put a new one under this name meanwhile.
-        let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
-        let archive = Archive::from_file(locked, path)?;
-        if !is_at(&file, path) {
-            let text = format!("{} was replaced while it was opened; run again", path.display());
-            return Err(Error::new(ErrorKind::Io, text));
-        }
-        let end = archive.committed_len();
-        file.set_len(end).map_err(|e| Error::io("drop the torn tail of", path, e))?;
-        let generation = archive.footer.generation.checked_add(1);
-        let generation = generation.ok_or_else(|| Error::corrupt("no generation is left"))?;
-        Self::new(file, path, end, archive.index, generation, archive.footer.offset)
     }
 
     fn new(
@@ -179,19 +178,17 @@ impl ArchiveWriter {
 
     /// Writes the head of the new variant; its tiles follow.
     pub(crate) fn write_head(&mut self, head: &Head) -> Result<Place> {
-        self.write_record(Kind::Head, &head.to_bytes()?)
+        self.write_record(Kind::Head, self.variant_id(), &head.to_bytes()?)
     }
 
-    fn write_record(&mut self, kind: Kind, raw: &[u8]) -> Result<Place> {
-        let variant = if kind == Kind::Index { self.generation } else { self.variant_id() };
-        self.write_frame(Label { kind, codec: 0, variant, item: 0, part: 0 }, raw)
+    /// `of` is the id of the variant, or the generation of an index.
+    fn write_record(&mut self, kind: Kind, of: u32, raw: &[u8]) -> Result<Place> {
+        self.write_frame(Label { kind, codec: 0, variant: of, item: 0, part: 0 }, raw)
     }
 
-    /// Writes seal, index and footer, and makes the generation durable under its final name. Returns
-    /// the bytes it added to the file.
-    pub(crate) fn commit(mut self, name: &str, head: Place, seal: &Seal) -> Result<u64> {
-        let seal = self.write_record(Kind::Seal, &seal.to_bytes()?)?;
-        let id = self.variant_id();
+    /// Writes the seal of a variant whose other frames are written, and lists it.
+    pub(super) fn seal(&mut self, id: u32, name: &str, head: Place, seal: &Seal) -> Result<()> {
+        let seal = self.write_record(Kind::Seal, id, &seal.to_bytes()?)?;
         self.index.variants.push(IndexEntry {
             id,
             name: name.to_owned(),
@@ -200,9 +197,49 @@ impl ArchiveWriter {
             seal_offset: seal.offset,
             seal_len: seal.len,
         });
+        Ok(())
+    }
+
+    /// Writes seal, index and footer, and makes the generation durable under its final name. Returns
+    /// the bytes it added to the file.
+    pub(crate) fn commit(mut self, name: &str, head: Place, seal: &Seal) -> Result<u64> {
+        let id = self.variant_id();
+        self.seal(id, name, head, seal)?;
         self.index.next_id =
             id.checked_add(1).ok_or_else(|| Error::corrupt("no variant id is left"))?;
-        let index = self.write_record(Kind::Index, &self.index.to_bytes()?)?;
+        let index = self.write_index()?;
+        self.finish(index)
+    }
+
+    /// Commits a generation that lists the variants of the one before but for `name`. Their frames
+    /// stay in the file. Returns the bytes it added.
+    pub(super) fn commit_without(mut self, name: &str) -> Result<u64> {
+        self.index.variants.retain(|v| v.name != name);
+        let index = self.write_index()?;
+        self.finish(index)
+    }
+
+    /// Bytes of the file so far.
+    pub(super) fn len(&self) -> u64 {
+        self.at
+    }
+
+    /// Gives the new file the permissions of the one it will replace.
+    pub(super) fn set_permissions(&self, permissions: Permissions) -> Result<()> {
+        self.file
+            .set_permissions(permissions)
+            .map_err(|e| Error::io("set the permissions of the new", &self.path, e))
+    }
+
+    /// Writes the index, after which only the footer is missing.
+    pub(super) fn write_index(&mut self) -> Result<Place> {
+        let index = self.index.to_bytes()?;
+        self.write_record(Kind::Index, self.generation, &index)
+    }
+
+    /// Writes the footer, and makes the generation durable under its final name. Returns the bytes it
+    /// added to the file.
+    pub(super) fn finish(mut self, index: Place) -> Result<u64> {
         self.sync()?;
         let footer = Footer {
             version: FORMAT_VERSION,
@@ -251,6 +288,46 @@ impl Drop for ArchiveWriter {
             let _ = self.file.set_len(self.start);
         }
     }
+}
+
+/// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
+///
+/// # Errors
+/// `Io` if another process is writing to it; what [`Archive::open`] says.
+pub(super) fn open_locked(path: &Path) -> Result<(File, Archive)> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|e| Error::io("open for writing", path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let text =
+                format!("{} is being written by another process; wait for it", path.display());
+            return Err(Error::new(ErrorKind::Io, text));
+        }
+        Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+    }
+    // Through the locked file: another process may have put a new one under this name meanwhile.
+    let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+    let archive = Archive::from_file(locked, path)?;
+    check_is_at(&file, path)?;
+    Ok((file, archive))
+}
+
+fn next_generation(archive: &Archive) -> Result<u32> {
+    let next = archive.footer.generation.checked_add(1);
+    next.ok_or_else(|| Error::corrupt("no generation is left"))
+}
+
+/// Refuses to go on with an open file that is no longer what `path` leads to.
+pub(super) fn check_is_at(file: &File, path: &Path) -> Result<()> {
+    if is_at(file, path) {
+        return Ok(());
+    }
+    let text = format!("{} was replaced while it was opened; run again", path.display());
+    Err(Error::new(ErrorKind::Io, text))
 }
 
 /// Whether `path` still leads to this open file.

@@ -96,6 +96,10 @@ pub(crate) enum Verb {
     Verify(Verify),
     /// Show the error of each tensor between two checkpoints
     Compare(Compare),
+    /// Take a variant off an archive; its bytes stay in the file until a compact
+    Remove(Remove),
+    /// Write an archive anew without what removed variants left in it
+    Compact(Compact),
     /// Forecast size, time and memory of a compress
     Plan(Plan),
     /// Make a small sharded pair and run the whole tour on it
@@ -335,6 +339,22 @@ pub(crate) struct Compare {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Remove {
+    /// The archive
+    pub(crate) archive: PathBuf,
+
+    /// Name of the variant
+    #[arg(long, value_name = "V")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compact {
+    /// The archive
+    pub(crate) archive: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) pair: Pair,
@@ -434,6 +454,12 @@ mod tests {
             panic!("not verify")
         };
         assert!(verb.base.is_some() && verb.name.is_some());
+        let Verb::Remove(verb) = parse("remove a --name v").unwrap().verb else {
+            panic!("not remove")
+        };
+        assert!(verb.archive.ends_with("a") && verb.name == "v");
+        let Verb::Compact(verb) = parse("compact a").unwrap().verb else { panic!("not compact") };
+        assert!(verb.archive.ends_with("a"));
         let Verb::Compare(verb) = parse("compare x y --base b").unwrap().verb else {
             panic!("not compare")
         };
@@ -458,7 +484,9 @@ mod tests {
             "restore a -o d",
             "inspect",
             "compare a",
-            "remove a --name v",
+            "remove a",
+            "compact",
+            "compact a --name v",
             "inspect a --threads 0",
             "inspect a --max-memory 0",
             "inspect a --max-memory lots",

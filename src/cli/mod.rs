@@ -3,6 +3,7 @@
 //! checkpoints or archives; that is the library's.
 
 mod args;
+mod compact;
 mod compare;
 mod compress;
 mod demo;
@@ -10,6 +11,7 @@ mod inspect;
 mod output;
 mod plan;
 mod progress;
+mod remove;
 mod resolve;
 mod restore;
 mod verify;
@@ -60,6 +62,8 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Inspect(verb) => inspect::run(verb, &context),
         Verb::Verify(verb) => verify::run(verb, &context),
         Verb::Compare(verb) => compare::run(verb, &context),
+        Verb::Remove(verb) => remove::run(verb, &context),
+        Verb::Compact(verb) => compact::run(verb, &context),
         Verb::Plan(verb) => plan::run(verb, &context),
         Verb::Demo(verb) => demo::run(verb, &context),
         Verb::MakePair(verb) => demo::make_pair(verb, &context),

@@ -2,6 +2,7 @@
 
 mod base;
 mod budget;
+mod compact;
 mod compare;
 mod compress;
 mod decode;
@@ -14,16 +15,19 @@ mod inspect;
 mod options;
 mod ordered;
 mod read_ahead;
+mod remove;
 mod restore;
 mod schedule;
 mod verify;
 
 pub use budget::DEFAULT_MAX_MEMORY;
+pub use compact::compact;
 pub use compare::compare;
 pub use compress::{append, compress};
 pub use forecast::forecast;
 pub use inspect::inspect;
 pub use options::{CompressOptions, Observer, Resources, RestoreOptions, Silent};
 pub(crate) use ordered::run_parallel;
+pub use remove::remove;
 pub use restore::restore;
 pub use verify::verify;

@@ -249,6 +249,35 @@ fn an_archive_of_several_variants_asks_which() {
 }
 
 #[test]
+fn variants_are_removed_and_archives_compacted() {
+    let pair = Pair::with_archive();
+    let add = "append --shards fine-tune --base base --archive a.delta.zst --name";
+    pair.run(&format!("{add} exact --method lossless")).success();
+    pair.run("remove a.delta.zst").code(2).stdout(is_empty());
+    pair.run("remove a.delta.zst --name other")
+        .code(2)
+        .stderr(contains("small").and(contains("exact")));
+    let report = pair.json("remove a.delta.zst --name small", 0);
+    assert_eq!((&report["removed"], &report["variants"][0]), (&"small".into(), &"exact".into()));
+    assert!(report["bytes_after"].as_u64() > report["bytes_before"].as_u64(), "{report}");
+    let report = pair.json("compact a.delta.zst", 0);
+    for field in ["variants", "peak_memory_bytes", "elapsed_seconds"] {
+        assert!(report.get(field).is_some(), "no {field} in {report}");
+    }
+    let len = fs::metadata(pair.path("a.delta.zst")).unwrap().len();
+    assert!(report["rewritten"] == true && report["bytes_after"] == len, "{report}");
+    pair.run("compact a.delta.zst").success().stdout(contains("nothing would be saved"));
+    pair.run("restore a.delta.zst --base base -o r").success();
+    assert_same_files(&pair.path("fine-tune"), &pair.path("r"));
+    pair.run("remove a.delta.zst --name exact").success().stdout(contains("none"));
+    pair.run("inspect a.delta.zst").success();
+    pair.run("restore a.delta.zst --base base -o s").code(2).stderr(contains("none"));
+    pair.run("compact missing").code(6);
+    pair.run("compact base/config.json").code(4);
+    assert_eq!(pair.names(), ["a.delta.zst", "base", "fine-tune", "r"]);
+}
+
+#[test]
 fn restore_takes_a_selection_and_a_shard_size() {
     let pair = Pair::with_archive();
     let report = pair

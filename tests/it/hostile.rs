@@ -16,7 +16,7 @@ use crate::made::{
 /// Mutated checkpoints, and mutated archives of all four kinds together.
 const N: usize = 2000;
 /// Calls that each mutated archive goes through.
-const CALLS: usize = 6;
+const CALLS: usize = 7;
 /// More memory than this beyond the start was asked for by the damage.
 const MEMORY: u64 = 300 << 20;
 
@@ -104,9 +104,11 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
         let verified = delta_stream::verify(&place.archive, base, None, &resources(), &Silent);
         hold(verified.map(drop).map_err(Into::into));
     }
+    let mut found = Vec::new();
     for (name, wanted) in ["a", "b"].into_iter().zip(wanted) {
         hold(restore(place, name).map(|files| {
             assert!(!honest || files == *wanted, "{name} restores to other bytes");
+            found.push((name, files));
         }));
     }
     // What an archive held before does not touch what is added to it.
@@ -116,6 +118,15 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
     let is_added = added.is_ok();
     hold(added.map(drop).map_err(Into::into));
     assert!(!is_added || restore(place, "added")? == read(&place.ft)?, "what is added is lost");
+    // A copy without the waste restores to the same, or there is none and the archive stays.
+    let before = fs::read(&place.archive)?;
+    let compacted = delta_stream::compact(&place.archive, &Silent);
+    let is_old = fs::read(&place.archive)? == before;
+    assert!(is_old || compacted.is_ok(), "a compact that failed wrote");
+    for (name, files) in found.iter().filter(|_| !is_old) {
+        assert!(restore(place, name)? == *files, "{name} restores to other bytes from the copy");
+    }
+    hold(compacted.map(drop).map_err(Into::into));
     Ok(ok)
 }
 

@@ -33,6 +33,9 @@ mod nonfinite;
 // Threads, memory, mapping and vector code never show in the bytes.
 mod determinism;
 
+// Variants removed, archives written anew without them.
+mod upkeep;
+
 // Damaged and forged input ends in an error of the right kind.
 mod hostile;
 

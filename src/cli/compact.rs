@@ -1,0 +1,27 @@
+//! `compact`.
+
+use delta_stream::{CompactReport, Result};
+
+use crate::cli::args;
+use crate::cli::output::{Facts, Outcome, exact_size};
+use crate::cli::resolve::Context;
+
+pub(crate) fn run(verb: &args::Compact, context: &Context) -> Result<Outcome> {
+    let report = context.watch(|observer| delta_stream::compact(&verb.archive, observer))?;
+    context.print(&report, || table(&report))?;
+    Ok(Outcome::Done)
+}
+
+fn table(report: &CompactReport) -> String {
+    let result =
+        if report.rewritten { "written anew" } else { "left as it is: nothing would be saved" };
+    let mut facts = Facts::default();
+    facts
+        .add("result", result)
+        .add("variants", report.variants.len())
+        .add("before", exact_size(report.bytes_before))
+        .add("now", exact_size(report.bytes_after))
+        .add("saved", exact_size(report.bytes_before.saturating_sub(report.bytes_after)))
+        .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
+    facts.to_string()
+}

@@ -1,0 +1,20 @@
+//! `remove`: an archive's next generation does without a variant.
+
+use std::path::Path;
+
+use crate::archive::{self, Upkeep};
+use crate::error::Result;
+use crate::report::RemoveReport;
+
+/// Takes the variant called `name` off an archive, as its next generation. The last one can be taken
+/// too; the archive is then empty and can be appended to. The file does not get smaller:
+/// [`compact`](crate::compact) gives the space back.
+///
+/// # Errors
+/// `InvalidArgument` if there is no such variant; `Io` if another process is writing to the archive;
+/// `Corrupt`, `Truncated` or `Incompatible` if it cannot be read. The archive keeps its last
+/// generation.
+pub fn remove(archive: &Path, name: &str) -> Result<RemoveReport> {
+    let Upkeep { variants, bytes_before, bytes_after } = archive::remove(archive, name)?;
+    Ok(RemoveReport { removed: name.to_owned(), variants, bytes_before, bytes_after })
+}
