@@ -2,10 +2,15 @@
 
 use crate::archive::{Item, Origin, Stored};
 use crate::method;
-use crate::report::{TensorSummary, VariantSummary};
+use crate::report::{BaseShiftSummary, TensorSummary, VariantSummary};
 
-/// A variant's summary, with its tensors if asked for. Their parts are not in the records.
-pub(crate) fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
+/// A variant's summary, with the name of its base vector and, if asked for, its tensors. Their parts are
+/// not in the records.
+pub(crate) fn summarise(
+    stored: &Stored,
+    vector: Option<&str>,
+    with_tensors: bool,
+) -> VariantSummary {
     let (head, seal) = (&stored.head, &stored.seal);
     let list: Vec<_> = (0..stored.tensors.len()).map(|i| tensor(stored, i)).collect();
     let lossy: Vec<usize> = (0..list.len()).filter(|i| list[*i].stored_as == "lossy").collect();
@@ -14,9 +19,8 @@ pub(crate) fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
     let error: f64 = lossy.iter().map(|i| seal.tensors[*i].squared_error).sum();
     let delta: f64 = lossy.iter().map(|i| seal.tensors[*i].squared_delta).sum();
     let blobs = seal.blobs.iter().flat_map(|b| &b.frame_lens);
-    let stored_bytes = list.iter().map(|t| t.stored_bytes).sum::<u64>()
-        + blobs.map(|n| u64::from(*n)).sum::<u64>()
-        + stored.record_bytes;
+    let stored_bytes =
+        seal.stored_bytes() + blobs.map(|n| u64::from(*n)).sum::<u64>() + stored.record_bytes;
     // A forged head may claim any length.
     let files = head.shards.iter().map(|s| s.file_len).chain(head.side_files.iter().map(|f| f.len));
     let fine_tuned_bytes = files.fold(0, u64::saturating_add);
@@ -35,6 +39,12 @@ pub(crate) fn summarise(stored: &Stored, with_tensors: bool) -> VariantSummary {
         parts: None,
         rest_bytes: stored_bytes - lossy_bytes,
         relative_error: (delta > 0.0).then(|| error / delta),
+        base_shift: head.shift.map(|shift| BaseShiftSummary {
+            vector: vector.map(str::to_owned),
+            lambda: shift.lambda,
+            eta: shift.eta,
+        }),
+        measured: seal.measured.clone(),
         shards: head.shards.iter().map(|s| s.file_name.clone()).collect(),
         side_files: head.side_files.iter().map(|f| f.name.clone()).collect(),
         tensor_list: with_tensors.then_some(list),

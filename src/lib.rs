@@ -51,15 +51,17 @@ pub use checkpoint::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use method::{
-    Allocation, BitDelta, Dare, DeltaDct, DeltaDq, GroupIndex, Method, Policy, Rest, SignScale,
+    Allocation, BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, EtaRule, GroupIndex,
+    Method, Policy, Rates, Rest, Score, SignScale, TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
     compact, compare, compress, forecast, inspect, remove, restore, verify,
 };
 pub use report::{
-    ArchiveSummary, CompactReport, CompareReport, CompressReport, Differing, Forecast, PartBits,
-    RemoveReport, RestoreReport, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
+    CompareReport, CompressReport, Differing, Forecast, PartBits, RemoveReport, RestoreReport,
+    TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

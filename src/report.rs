@@ -32,6 +32,11 @@ pub struct CompressReport {
     pub bits_per_parameter: Option<f64>,
     /// Error of the lossy tensors: sum of squares of what was lost over the delta's.
     pub relative_error: Option<f64>,
+    /// How the base was shifted; null if it was not.
+    pub base_shift: Option<BaseShiftReport>,
+    /// What the method measured about the whole model, by name; empty for most.
+    #[serde(serialize_with = "as_object")]
+    pub measured: Vec<(String, String)>,
     /// Number of tensors.
     pub tensors: usize,
     /// Of these, stored with loss.
@@ -44,6 +49,24 @@ pub struct CompressReport {
     pub elapsed_seconds: f64,
     /// What a person should know about the pair.
     pub notes: Vec<String>,
+}
+
+/// How a base was shifted before the delta was taken (DBMS).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct BaseShiftReport {
+    /// Name of the base vector; null if none is used.
+    pub vector: Option<String>,
+    /// Bytes the vector takes in the archive, once for all variants that use it.
+    pub vector_bytes: u64,
+    /// Variants that use it, this one included.
+    pub vector_users: usize,
+    /// How far the base was shifted along it.
+    pub lambda: f32,
+    /// What the compressed delta is multiplied by.
+    pub eta: f32,
+    /// How often something was encoded to find them.
+    pub evaluations: usize,
 }
 
 /// What `restore` did.
@@ -138,6 +161,11 @@ pub struct VariantSummary {
     pub rest_bytes: u64,
     /// Error of the lossy tensors.
     pub relative_error: Option<f64>,
+    /// How its base was shifted; null if it was not.
+    pub base_shift: Option<BaseShiftSummary>,
+    /// What the method measured about the whole model, by name.
+    #[serde(serialize_with = "as_object")]
+    pub measured: Vec<(String, String)>,
     /// Names of the shards it restores to.
     pub shards: Vec<String>,
     /// Names of the files beside the weights.
@@ -145,6 +173,32 @@ pub struct VariantSummary {
     /// Its tensors, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor_list: Option<Vec<TensorSummary>>,
+}
+
+/// How a stored variant's base was shifted (DBMS).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct BaseShiftSummary {
+    /// Name of the base vector; null if none is used.
+    pub vector: Option<String>,
+    /// How far the base was shifted along it.
+    pub lambda: f32,
+    /// What the compressed delta is multiplied by.
+    pub eta: f32,
+}
+
+/// A base vector as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct BaseVectorSummary {
+    /// Its name.
+    pub name: String,
+    /// Name of the method it is compressed with.
+    pub method: &'static str,
+    /// Bytes of its frames and records in the archive.
+    pub stored_bytes: u64,
+    /// Names of the variants that use it; `compact` leaves a vector behind that none does.
+    pub used_by: Vec<String>,
 }
 
 /// An archive as `inspect` shows it.
@@ -159,6 +213,8 @@ pub struct ArchiveSummary {
     pub archive_bytes: u64,
     /// Its variants, oldest first.
     pub variants: Vec<VariantSummary>,
+    /// Its base vectors, oldest first.
+    pub base_vectors: Vec<BaseVectorSummary>,
 }
 
 /// What `remove` did.

@@ -113,6 +113,11 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    /// Whether everything was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Says that nothing may be left.
     pub(crate) fn end(&self) -> Result<()> {
         if self.rest.is_empty() {

@@ -6,13 +6,16 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, Footer, PREAMBLE};
-use crate::archive::record::{Head, Index, IndexEntry, Item, Origin, Seal};
+use crate::archive::index::{Index, IndexEntry};
+use crate::archive::record::{Head, Item, Origin, Seal};
+use crate::archive::store::FrameStore;
 use crate::checkpoint::{NameSet, TensorInfo, parse_header, shown};
 use crate::codec::MAX_SIDE;
 use crate::error::{Error, Result, ResultExt};
-use crate::frame::{Decoder, HEADER_LEN, Kind, Label, MAX_RAW_LEN};
+use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
 use crate::tensor::Tiling;
 
 /// Most bytes a stored frame has: what cannot be compressed grows a little.
@@ -21,7 +24,7 @@ pub(super) const MAX_STORED_LEN: usize = MAX_RAW_LEN as usize + (1 << 20);
 /// An archive opened for reading.
 #[derive(Debug)]
 pub(crate) struct Archive {
-    file: File,
+    frames: FrameStore,
     path: PathBuf,
     pub(crate) footer: Footer,
     pub(crate) index: Index,
@@ -59,7 +62,8 @@ impl Archive {
 
     fn read(file: File, path: &Path) -> Result<Self> {
         let footer = last_footer(&file, path)?;
-        let mut archive = Self { file, path: path.to_owned(), footer, index: Index::default() };
+        let frames = FrameStore::new(Arc::new(file), footer.offset);
+        let mut archive = Self { frames, path: path.to_owned(), footer, index: Index::default() };
         let bytes = archive.record(
             Kind::Index,
             footer.generation,
@@ -68,10 +72,15 @@ impl Archive {
         )?;
         archive.index = Index::parse(&bytes).context(|| "index".to_owned())?;
         let mut names = HashSet::new();
-        if !archive.index.variants.iter().all(|v| names.insert(v.name.as_str())) {
+        if !archive.index.entries.iter().all(|v| names.insert(v.name.as_str())) {
             return Err(Error::corrupt("index: two variants have one name"));
         }
         Ok(archive)
+    }
+
+    /// Its frames, up to the last whole generation.
+    pub(crate) fn frames(&self) -> &FrameStore {
+        &self.frames
     }
 
     /// Bytes of the file up to the end of the last whole generation.
@@ -87,31 +96,49 @@ impl Archive {
         self.load_entry(self.entry(name)?)
     }
 
-    /// The records of a variant that the index lists.
-    pub(super) fn load_entry(&self, entry: &IndexEntry) -> Result<Stored> {
-        self.stored(entry)
-            .context(|| format!("archive {}: variant `{}`", self.path.display(), entry.name))
-    }
-
     /// Where the variant called `name`, or the only one, is listed; its records are not read.
     ///
     /// # Errors
     /// `InvalidArgument` naming the variants there are, if the choice is not clear.
     pub(super) fn entry(&self, name: Option<&str>) -> Result<&IndexEntry> {
-        let entries = &self.index.variants;
-        let entry = match (name, entries.as_slice()) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(name), _) => entries.iter().find(|v| v.name == name),
+        let mut entries = self.index.variants();
+        let entry = match (name, entries.next(), entries.next()) {
+            (None, Some(only), None) => Some(only),
+            (None, ..) => None,
+            (Some(name), ..) => self.index.variants().find(|v| v.name == name),
         };
         entry.ok_or_else(|| {
-            let names: Vec<_> = entries.iter().map(|v| shown(&v.name).to_string()).collect();
+            let names = self.index.variants().map(|v| shown(&v.name).to_string());
+            let names: Vec<_> = names.collect();
             let asked =
                 name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
             let held = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let path = self.path.display();
-            Error::invalid_argument(format!("archive {path}: {asked}; it holds: {held}"))
+            Error::invalid_argument(format!("{}: {asked}; it holds: {held}", self.context()))
         })
+    }
+
+    /// The variant or base vector of an entry of the index.
+    pub(crate) fn load_entry(&self, entry: &IndexEntry) -> Result<Stored> {
+        self.stored(entry).context(|| format!("{}: variant `{}`", self.context(), entry.name))
+    }
+
+    /// The base vector with this id.
+    pub(crate) fn load_vector(&self, id: u32) -> Result<Stored> {
+        let entry = self.index.vectors().find(|v| v.id == id).ok_or_else(|| {
+            Error::corrupt(format!("base vector {id} is not in the archive"))
+                .context(self.context())
+        })?;
+        let stored = self.load_entry(entry)?;
+        match stored.head.shift {
+            None => Ok(stored),
+            Some(_) => {
+                Err(Error::corrupt("a base vector is shifted itself").context(self.context()))
+            }
+        }
+    }
+
+    fn context(&self) -> String {
+        format!("archive {}", self.path.display())
     }
 
     fn stored(&self, entry: &IndexEntry) -> Result<Stored> {
@@ -122,6 +149,49 @@ impl Archive {
         if head.name != entry.name {
             return Err(Error::corrupt("index and head give different names"));
         }
+        let record_bytes = entry.head_len + entry.seal_len;
+        let stored = Stored::new(entry.id, head, seal, record_bytes)?;
+        let (head, seal) = (&stored.head, &stored.seal);
+        for (t, tensor_seal) in stored.tensors.iter().zip(&seal.tensors) {
+            self.check_extent(tensor_seal.offset, &tensor_seal.frame_lens)
+                .context(|| format!("tensor {}", t.name))?;
+        }
+        for (file, blob) in head.side_files.iter().zip(&seal.blobs) {
+            self.check_extent(blob.offset, &blob.frame_lens)
+                .context(|| format!("side file {}", file.name))?;
+        }
+        Ok(stored)
+    }
+    fn check_extent(&self, offset: u64, lens: &[u32]) -> Result<()> {
+        let end = lens.iter().try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
+        if end.is_none_or(|end| end > self.footer.index_offset) {
+            return Err(Error::corrupt("its frames lie beyond the committed file"));
+        }
+        Ok(())
+    }
+
+    fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
+        // Incompressible records grow a little.
+        let cap = u64::from(MAX_RAW_LEN) + (1 << 20);
+        let len = usize::try_from(len).ok().filter(|n| *n as u64 <= cap);
+        let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
+        let mut stored = Vec::new();
+        self.frames.read(offset, len, &mut stored)?;
+        let mut raw = Vec::new();
+        let header = Decoder::new()?
+            .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
+            .context(|| format!("{kind:?} record at offset {offset}"))?;
+        let expected = Label { kind, codec: 0, variant, item: 0, part: 0 };
+        if header.label != expected {
+            return Err(Error::corrupt(format!("no {kind:?} record at offset {offset}")));
+        }
+        Ok(raw)
+    }
+}
+
+impl Stored {
+    /// A variant from its records, held against each other but not against a file.
+    pub(crate) fn new(id: u32, head: Head, seal: Seal, record_bytes: u64) -> Result<Self> {
         let mut tensors = Vec::new();
         for (i, shard) in head.shards.iter().enumerate() {
             let what = format!("stored header of shard {}", shown(&shard.file_name));
@@ -137,89 +207,33 @@ impl Archive {
             .iter()
             .enumerate()
             .map(|(i, t)| {
-                self.check_tensor(&head, &seal, &tensors, i)
-                    .context(|| format!("tensor {}", t.name))
+                check_tensor(&head, &seal, &tensors, i).context(|| format!("tensor {}", t.name))
             })
             .collect::<Result<_>>()?;
-        for (file, blob) in head.side_files.iter().zip(&seal.blobs) {
-            self.check_extent(blob.offset, &blob.frame_lens)
-                .context(|| format!("side file {}", file.name))?;
-        }
-        let record_bytes = entry.head_len + entry.seal_len;
-        Ok(Stored { id: entry.id, head, seal, tensors, tilings, record_bytes })
+        Ok(Self { id, head, seal, tensors, tilings, record_bytes })
     }
+}
 
-    fn check_tensor(
-        &self,
-        head: &Head,
-        seal: &Seal,
-        tensors: &[TensorInfo],
-        i: usize,
-    ) -> Result<Tiling> {
-        let (t, item) = (&tensors[i], &head.items[i]);
-        check_item(t, item)?;
-        if let Origin::Alias(of) = item.origin {
-            let of = of as usize;
-            let is_tensor =
-                head.items.get(of).is_some_and(|t| !matches!(t.origin, Origin::Alias(_)));
-            let alike = |o: &TensorInfo| o.dtype == t.dtype && o.shape == t.shape;
-            if !is_tensor || of >= i || !tensors.get(of).is_some_and(alike) {
-                return Err(Error::corrupt(format!("aliases tensor {of}, which it cannot")));
-            }
+/// How tensor `i` is cut, once its records are held against each other.
+fn check_tensor(head: &Head, seal: &Seal, tensors: &[TensorInfo], i: usize) -> Result<Tiling> {
+    let (t, item) = (&tensors[i], &head.items[i]);
+    check_item(t, item)?;
+    if let Origin::Alias(of) = item.origin {
+        let of = of as usize;
+        let is_tensor = head.items.get(of).is_some_and(|t| !matches!(t.origin, Origin::Alias(_)));
+        let alike = |o: &TensorInfo| o.dtype == t.dtype && o.shape == t.shape;
+        if !is_tensor || of >= i || !tensors.get(of).is_some_and(alike) {
+            return Err(Error::corrupt(format!("aliases tensor {of}, which it cannot")));
         }
-        let tiling = item
-            .tiling(t.dtype, &t.shape, t.n_bytes)
-            .ok_or_else(|| Error::corrupt("its shape cannot be cut as its item says"))?;
-        let lens = &seal.tensors[i].frame_lens;
-        if lens.len() as u64 != tiling.len() {
-            return Err(Error::corrupt(format!(
-                "{} frames where {} belong",
-                lens.len(),
-                tiling.len()
-            )));
-        }
-        self.check_extent(seal.tensors[i].offset, lens)?;
-        Ok(tiling)
     }
-
-    fn check_extent(&self, offset: u64, lens: &[u32]) -> Result<()> {
-        let end = lens.iter().try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
-        if end.is_none_or(|end| end > self.footer.index_offset) {
-            return Err(Error::corrupt("its frames lie beyond the committed file"));
-        }
-        Ok(())
+    let tiling = item
+        .tiling(t.dtype, &t.shape, t.n_bytes)
+        .ok_or_else(|| Error::corrupt("its shape cannot be cut as its item says"))?;
+    let lens = &seal.tensors[i].frame_lens;
+    if lens.len() as u64 != tiling.len() {
+        return Err(Error::corrupt(format!("{} frames where {} belong", lens.len(), tiling.len())));
     }
-
-    fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
-        let len = usize::try_from(len).ok().filter(|n| *n <= MAX_STORED_LEN);
-        let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
-        let mut stored = Vec::new();
-        self.read_frame(offset, len, &mut stored)?;
-        let mut raw = Vec::new();
-        let header = Decoder::new()?
-            .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
-            .context(|| format!("{kind:?} record at offset {offset}"))?;
-        let expected = Label { kind, codec: 0, variant, item: 0, part: 0 };
-        if header.label != expected {
-            return Err(Error::corrupt(format!("no {kind:?} record at offset {offset}")));
-        }
-        Ok(raw)
-    }
-
-    /// Reads the stored bytes of one frame into `out` (cleared first).
-    pub(crate) fn read_frame(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
-        let end = offset.checked_add(len as u64);
-        if len < HEADER_LEN || end.is_none_or(|end| end > self.footer.offset) {
-            return Err(Error::corrupt(format!(
-                "frame of {len} bytes at offset {offset} is not in the file"
-            )));
-        }
-        out.clear();
-        out.resize(len, 0);
-        self.file.read_exact_at(out, offset).map_err(|e| {
-            Error::truncated(format!("frame at offset {offset} cannot be read")).with_source(e)
-        })
-    }
+    Ok(tiling)
 }
 
 /// Says whether an item can belong to its tensor.

@@ -1,5 +1,5 @@
 //! The records of a variant: the head says what it is before its tiles are written, the seal what is
-//! known afterwards; the index lists the variants of a generation.
+//! known afterwards.
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tiling};
@@ -10,7 +10,7 @@ const MIN_ENTRY: usize = 48;
 
 /// One variant's description, written before its first tile. Tensor names, dtypes and shapes are in
 /// the shard headers, which are kept verbatim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Head {
     pub(crate) name: String,
     /// Stored code of the method.
@@ -26,6 +26,18 @@ pub(crate) struct Head {
     /// One for each tensor, in file order of the shards.
     pub(crate) items: Vec<Item>,
     pub(crate) side_files: Vec<SideFile>,
+    /// How its base was shifted before the delta was taken. Not stored where it was not.
+    pub(crate) shift: Option<ShiftRecord>,
+}
+
+/// How a base was shifted: the delta is against base + `lambda` x vector, and is multiplied by `eta`
+/// when it is decoded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ShiftRecord {
+    /// Id of the base vector; `None` if only `eta` matters.
+    pub(crate) vector: Option<u32>,
+    pub(crate) lambda: f32,
+    pub(crate) eta: f32,
 }
 
 /// A shard's file name and its header, length prefix included.
@@ -98,6 +110,8 @@ pub(crate) struct Seal {
     pub(crate) tensors: Vec<TensorSeal>,
     /// One for each side file.
     pub(crate) blobs: Vec<BlobSeal>,
+    /// Facts the method found about the whole model, by name. Not stored where there are none.
+    pub(crate) measured: Vec<(String, String)>,
 }
 
 /// Where a tensor's tiles stand and what must come out of them.
@@ -140,11 +154,7 @@ impl Head {
         let mut w = Writer::default();
         w.str(&self.name)?;
         w.u16(self.method);
-        w.count(self.settings.len())?;
-        for (key, value) in &self.settings {
-            w.str(key)?;
-            w.str(value)?;
-        }
+        pairs(&mut w, &self.settings)?;
         w.u64(self.seed);
         w.str(&self.tool)?;
         w.u8(u8::from(self.has_index));
@@ -162,6 +172,9 @@ impl Head {
         for file in &self.side_files {
             w.str(&file.name)?;
             w.u64(file.len);
+        }
+        if let Some(shift) = &self.shift {
+            shift.write(&mut w);
         }
         Ok(w.0)
     }
@@ -185,8 +198,27 @@ impl Head {
             return Err(Error::corrupt("more items than the headers have tensors"));
         }
         let side_files = list(r, 12, |r| Ok(SideFile { name: r.str()?, len: r.u64()? }))?;
+        let shift = if r.is_empty() { None } else { Some(ShiftRecord::read(r)?) };
         r.end()?;
-        Ok(Self { name, method, settings, seed, tool, has_index, shards, items, side_files })
+        Ok(Self { name, method, settings, seed, tool, has_index, shards, items, side_files, shift })
+    }
+}
+
+impl ShiftRecord {
+    fn write(&self, w: &mut Writer) {
+        w.u8(u8::from(self.vector.is_some()));
+        w.u32(self.vector.unwrap_or(0));
+        w.u32(self.lambda.to_bits());
+        w.u32(self.eta.to_bits());
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self> {
+        let (has_vector, vector) = (flag(r)?, r.u32()?);
+        let (lambda, eta) = (f32::from_bits(r.u32()?), f32::from_bits(r.u32()?));
+        if !lambda.is_finite() || !eta.is_finite() {
+            return Err(Error::corrupt("the base shift is not finite"));
+        }
+        Ok(Self { vector: has_vector.then_some(vector), lambda, eta })
     }
 }
 
@@ -220,6 +252,11 @@ impl Item {
 }
 
 impl Seal {
+    /// Bytes of all frames of its tensors.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        self.tensors.iter().map(TensorSeal::stored_bytes).sum()
+    }
+
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut w = Writer::default();
         w.count(self.tensors.len())?;
@@ -237,6 +274,9 @@ impl Seal {
             w.u128(b.hash);
             w.u64(b.offset);
             lens(&mut w, &b.frame_lens)?;
+        }
+        if !self.measured.is_empty() {
+            pairs(&mut w, &self.measured)?;
         }
         Ok(w.0)
     }
@@ -257,59 +297,10 @@ impl Seal {
         let blobs = list(r, 28, |r| {
             Ok(BlobSeal { hash: r.u128()?, offset: r.u64()?, frame_lens: list(r, 4, Reader::u32)? })
         })?;
+        let measured =
+            if r.is_empty() { Vec::new() } else { list(r, 8, |r| Ok((r.str()?, r.str()?)))? };
         r.end()?;
-        Ok(Self { tensors, blobs })
-    }
-}
-
-/// A variant as an index lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct IndexEntry {
-    pub(crate) id: u32,
-    pub(crate) name: String,
-    pub(crate) head_offset: u64,
-    pub(crate) head_len: u64,
-    pub(crate) seal_offset: u64,
-    pub(crate) seal_len: u64,
-}
-
-/// The variants of one generation, and the id the next one gets.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Index {
-    pub(crate) next_id: u32,
-    pub(crate) variants: Vec<IndexEntry>,
-}
-
-impl Index {
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut w = Writer::default();
-        w.u32(self.next_id);
-        w.count(self.variants.len())?;
-        for v in &self.variants {
-            w.u32(v.id);
-            w.str(&v.name)?;
-            for word in [v.head_offset, v.head_len, v.seal_offset, v.seal_len] {
-                w.u64(word);
-            }
-        }
-        Ok(w.0)
-    }
-
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let r = &mut Reader::new(bytes);
-        let next_id = r.u32()?;
-        let variants = list(r, 40, |r| {
-            Ok(IndexEntry {
-                id: r.u32()?,
-                name: r.str()?,
-                head_offset: r.u64()?,
-                head_len: r.u64()?,
-                seal_offset: r.u64()?,
-                seal_len: r.u64()?,
-            })
-        })?;
-        r.end()?;
-        Ok(Self { next_id, variants })
+        Ok(Self { tensors, blobs, measured })
     }
 }
 
@@ -321,6 +312,15 @@ fn flag(r: &mut Reader<'_>) -> Result<bool> {
     }
 }
 
+fn pairs(w: &mut Writer, pairs: &[(String, String)]) -> Result<()> {
+    w.count(pairs.len())?;
+    for (key, value) in pairs {
+        w.str(key)?;
+        w.str(value)?;
+    }
+    Ok(())
+}
+
 fn lens(w: &mut Writer, lens: &[u32]) -> Result<()> {
     w.count(lens.len())?;
     lens.iter().for_each(|n| w.u32(*n));
@@ -328,7 +328,7 @@ fn lens(w: &mut Writer, lens: &[u32]) -> Result<()> {
 }
 
 /// A counted list of entries of at least `min_bytes` stored bytes each.
-fn list<'a, T>(
+pub(super) fn list<'a, T>(
     r: &mut Reader<'a>,
     min_bytes: usize,
     mut read: impl FnMut(&mut Reader<'a>) -> Result<T>,
@@ -364,31 +364,25 @@ mod tests {
                 Item { origin: Origin::Alias(0), patch: 0, lossy: false },
             ],
             side_files: vec![SideFile { name: "config.json".into(), len: 2 }],
+            shift: None,
         }
     }
 
     fn seal() -> Seal {
         let tensor = TensorSeal { frame_lens: vec![1, 2], offset: 9, ..TensorSeal::default() };
         let blob = BlobSeal { hash: 1, offset: 2, frame_lens: vec![3] };
-        Seal { tensors: vec![tensor], blobs: vec![blob] }
+        Seal { tensors: vec![tensor], blobs: vec![blob], measured: Vec::new() }
     }
 
     #[test]
     fn records_come_back() {
-        let index = Index {
-            next_id: 4,
-            variants: vec![IndexEntry {
-                id: 3,
-                name: "v".into(),
-                head_offset: 1,
-                head_len: 2,
-                seal_offset: 3,
-                seal_len: 4,
-            }],
-        };
         assert_eq!(Head::parse(&head().to_bytes().unwrap()).unwrap(), head());
+        for vector in [None, Some(0), Some(7)] {
+            let shift = Some(ShiftRecord { vector, lambda: 0.5, eta: 1.25 });
+            let head = Head { shift, ..head() };
+            assert_eq!(Head::parse(&head.to_bytes().unwrap()).unwrap(), head);
+        }
         assert_eq!(Seal::parse(&seal().to_bytes().unwrap()).unwrap(), seal());
-        assert_eq!(Index::parse(&index.to_bytes().unwrap()).unwrap(), index);
     }
 
     #[test]

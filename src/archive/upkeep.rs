@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::archive::format::{FOOTER_LEN, PREAMBLE};
+use crate::archive::index::IndexEntry;
 use crate::archive::reader::{Archive, MAX_STORED_LEN, Stored};
-use crate::archive::record::IndexEntry;
 use crate::archive::writer::{ArchiveWriter, Place, check_is_at, open_locked};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{self, Kind, Label};
@@ -26,7 +26,7 @@ pub(crate) struct Upkeep {
 }
 
 fn names(entries: &[IndexEntry]) -> Vec<String> {
-    entries.iter().map(|v| v.name.clone()).collect()
+    entries.iter().filter(|e| !e.is_vector()).map(|v| v.name.clone()).collect()
 }
 
 /// Commits a generation without the variant `name`. Its records are not read, so a damaged one can
@@ -37,7 +37,7 @@ fn names(entries: &[IndexEntry]) -> Vec<String> {
 pub(crate) fn remove(path: &Path, name: &str) -> Result<Upkeep> {
     let (file, archive) = open_locked(path)?;
     archive.entry(Some(name))?;
-    let left: Vec<_> = archive.index.variants.iter().filter(|v| v.name != name).cloned().collect();
+    let left: Vec<_> = archive.index.entries.iter().filter(|v| v.name != name).cloned().collect();
     let bytes_before = len(&file, path)?;
     let committed = archive.committed_len();
     let added = ArchiveWriter::go_on(file, archive, path)?.commit_without(name)?;
@@ -59,7 +59,7 @@ pub(crate) fn compact(
     // The lock is held until the new file has taken the old one's place.
     let (lock, old) = open_locked(path)?;
     let before = len(&lock, path)?;
-    let entries = live(&old);
+    let entries = live(&old)?;
     let unchanged =
         || Upkeep { variants: names(&entries), bytes_before: before, bytes_after: before };
     let mut total = 0;
@@ -90,15 +90,19 @@ pub(crate) fn compact(
 
 /// The entries of the index that something still refers to, in its order: whatever else is in the file
 /// is left behind.
-fn live(archive: &Archive) -> Vec<IndexEntry> {
-    archive.index.variants.clone()
+fn live(archive: &Archive) -> Result<Vec<IndexEntry>> {
+    let mut used = Vec::new();
+    for variant in archive.index.variants() {
+        used.extend(archive.load_entry(variant)?.head.shift.and_then(|shift| shift.vector));
+    }
+    let is_live = |e: &&IndexEntry| !e.is_vector() || used.contains(&e.id);
+    Ok(archive.index.entries.iter().filter(is_live).cloned().collect())
 }
 
 /// Bytes of all frames of a variant.
 fn stored_bytes(stored: &Stored) -> u64 {
-    let tiles: u64 = stored.seal.tensors.iter().map(|t| t.stored_bytes()).sum();
     let pieces = stored.seal.blobs.iter().flat_map(|b| &b.frame_lens);
-    stored.record_bytes + tiles + pieces.map(|n| u64::from(*n)).sum::<u64>()
+    stored.record_bytes + stored.seal.stored_bytes() + pieces.map(|n| u64::from(*n)).sum::<u64>()
 }
 
 fn len(file: &fs::File, path: &Path) -> Result<u64> {
@@ -169,7 +173,7 @@ impl Copy<'_> {
         if len > MAX_STORED_LEN {
             return Err(Error::corrupt(format!("{len} bytes exceed the cap")));
         }
-        self.old.read_frame(at, len, &mut self.frame)?;
+        self.old.frames().read(at, len, &mut self.frame)?;
         let found = frame::check(&self.frame)?.0.label;
         // A tile names its codec, which need not be one that this tool knows.
         let codec = if run.kind == Kind::Tile { found.codec } else { 0 };

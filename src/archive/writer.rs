@@ -8,10 +8,13 @@ use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
+use crate::archive::index::{Index, IndexEntry};
 use crate::archive::reader::Archive;
-use crate::archive::record::{Head, Index, IndexEntry, Seal};
+use crate::archive::record::{Head, Seal};
+use crate::archive::store::FrameStore;
 use crate::checkpoint::sync_dir;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Encoder, Kind, Label};
@@ -28,9 +31,9 @@ pub(crate) struct Place {
     pub(crate) len: u64,
 }
 
-/// An archive being written: one generation, one new variant.
+/// An archive being written: one generation, with the variants it adds.
 pub(crate) struct ArchiveWriter {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     /// A new archive grows under a temporary name.
     temp: Option<tempfile::TempPath>,
@@ -88,7 +91,7 @@ impl ArchiveWriter {
     /// Starts a new file that will stand in the place of the archive `old` at `path` once committed:
     /// as yet without variants, with the next generation's number.
     pub(super) fn replace(path: &Path, old: &Archive) -> Result<Self> {
-        let index = Index { next_id: old.index.next_id, variants: Vec::new() };
+        let index = Index { next_id: old.index.next_id, entries: Vec::new() };
         let mut writer = Self::temporary(path, index, next_generation(old)?)?;
         writer.force = true;
         Ok(writer)
@@ -121,7 +124,7 @@ impl ArchiveWriter {
     ) -> Result<Self> {
         file.seek(SeekFrom::Start(start)).map_err(|e| Error::io("seek in", path, e))?;
         Ok(Self {
-            file,
+            file: Arc::new(file),
             path: path.to_owned(),
             temp: None,
             force: false,
@@ -145,7 +148,7 @@ impl ArchiveWriter {
 
     /// Whether the archive has a variant of this name.
     pub(crate) fn has_variant(&self, name: &str) -> bool {
-        self.index.variants.iter().any(|v| v.name == name)
+        self.index.entries.iter().any(|v| v.name == name)
     }
 
     /// Appends bytes; returns where they start.
@@ -155,7 +158,7 @@ impl ArchiveWriter {
             self.flush()?;
         }
         if bytes.len() > BUFFER {
-            self.file.write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
+            (&*self.file).write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
         } else {
             self.buffer.extend(bytes);
         }
@@ -186,10 +189,30 @@ impl ArchiveWriter {
         self.write_frame(Label { kind, codec: 0, variant: of, item: 0, part: 0 }, raw)
     }
 
+    /// Writes the seal of the new variant, whose tiles are all written. Another may follow.
+    pub(crate) fn finish_variant(&mut self, name: &str, head: Place, seal: &Seal) -> Result<()> {
+        let id = self.variant_id();
+        self.seal(id, name, head, seal)?;
+        self.index.next_id =
+            id.checked_add(1).ok_or_else(|| Error::corrupt("no variant id is left"))?;
+        Ok(())
+    }
+
+    /// The frames written so far, to be read back.
+    pub(crate) fn frames(&mut self) -> Result<FrameStore> {
+        self.flush()?;
+        Ok(FrameStore::new(Arc::clone(&self.file), self.at))
+    }
+
+    /// Bytes this generation has added so far.
+    pub(crate) fn added(&self) -> u64 {
+        self.at - self.start
+    }
+
     /// Writes the seal of a variant whose other frames are written, and lists it.
     pub(super) fn seal(&mut self, id: u32, name: &str, head: Place, seal: &Seal) -> Result<()> {
         let seal = self.write_record(Kind::Seal, id, &seal.to_bytes()?)?;
-        self.index.variants.push(IndexEntry {
+        self.index.entries.push(IndexEntry {
             id,
             name: name.to_owned(),
             head_offset: head.offset,
@@ -200,13 +223,9 @@ impl ArchiveWriter {
         Ok(())
     }
 
-    /// Writes seal, index and footer, and makes the generation durable under its final name. Returns
-    /// the bytes it added to the file.
-    pub(crate) fn commit(mut self, name: &str, head: Place, seal: &Seal) -> Result<u64> {
-        let id = self.variant_id();
-        self.seal(id, name, head, seal)?;
-        self.index.next_id =
-            id.checked_add(1).ok_or_else(|| Error::corrupt("no variant id is left"))?;
+    /// Writes index and footer, and makes the generation durable under its final name. Returns the
+    /// bytes it added to the file.
+    pub(crate) fn commit(mut self) -> Result<u64> {
         let index = self.write_index()?;
         self.finish(index)
     }
@@ -214,7 +233,7 @@ impl ArchiveWriter {
     /// Commits a generation that lists the variants of the one before but for `name`. Their frames
     /// stay in the file. Returns the bytes it added.
     pub(super) fn commit_without(mut self, name: &str) -> Result<u64> {
-        self.index.variants.retain(|v| v.name != name);
+        self.index.entries.retain(|v| v.name != name);
         let index = self.write_index()?;
         self.finish(index)
     }
@@ -268,7 +287,7 @@ impl ArchiveWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.file.write_all(&self.buffer).map_err(|e| Error::io("write to", &self.path, e))?;
+        (&*self.file).write_all(&self.buffer).map_err(|e| Error::io("write to", &self.path, e))?;
         self.buffer.clear();
         Ok(())
     }

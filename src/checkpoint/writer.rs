@@ -314,6 +314,18 @@ fn remove_flat(dir: &Path) -> Result<()> {
     })
 }
 
+/// A directory that is gone with all it holds once it is dropped.
+pub(crate) type TemporaryDir = tempfile::TempDir;
+
+/// Makes a directory for a checkpoint that is looked at and thrown away, beside `path`.
+pub(crate) fn temporary_dir(path: &Path) -> Result<TemporaryDir> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".delta-stream-trial-")
+        .tempdir_in(parent)
+        .map_err(|e| Error::io("create a directory in", parent, e))
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))

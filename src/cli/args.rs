@@ -1,16 +1,19 @@
 //! What was typed, and nothing more: no file is touched and no environment read here. A doc comment
 //! of a field is its text in `--help`.
 
+mod choice;
 mod make_pair;
 
 use std::path::PathBuf;
 
+pub(crate) use crate::cli::args::choice::{
+    Choice, EtaRuleName, IndexName, MethodName, RatesName, RestName, ScaleName, Switch,
+    TraceOfName, TuneName,
+};
+pub(crate) use crate::cli::args::make_pair::MakePair;
 use bytesize::ByteSize;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
-use delta_stream::Allocation;
-
-pub(crate) use crate::cli::args::make_pair::MakePair;
 
 /// Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive.
 #[derive(Debug, Parser)]
@@ -119,122 +122,6 @@ pub(crate) struct Pair {
     /// The base it was tuned from
     #[arg(long, value_name = "BASE")]
     pub(crate) base: PathBuf,
-}
-
-/// Which method, its settings, and which tensors it may touch.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Method options")]
-pub(crate) struct Choice {
-    /// What decides and what is lost
-    #[arg(long, value_enum, default_value_t = MethodName::DeltaDct)]
-    pub(crate) method: MethodName,
-
-    /// delta-dct: side of a patch, one of 8, 16, 32, 64 [default: 16]
-    #[arg(long, value_name = "SIDE")]
-    pub(crate) patch: Option<u16>,
-
-    /// delta-dct: bits and share of each class of patches [default: 2:0.5,0:0.5]
-    #[arg(long, value_name = "BITS:SHARE,...")]
-    pub(crate) allocation: Option<Allocation>,
-
-    /// delta-dct: rescale each matrix to the delta's mean absolute value [default: on]
-    #[arg(long, value_enum)]
-    pub(crate) rescale: Option<Switch>,
-
-    /// bitdelta: scale of a matrix: the mean absolute delta, or the one that keeps its length
-    /// [default: mean]
-    #[arg(long, value_enum)]
-    pub(crate) scale: Option<ScaleName>,
-
-    /// bitdelta: 1 to 8 bit planes, each against what the ones before leave [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(crate) bit_planes: Option<u8>,
-
-    /// dare: share of entries that is dropped, above 0 and below 1 [default: 0.9]
-    #[arg(long, value_name = "SHARE")]
-    pub(crate) sparsity: Option<f64>,
-
-    /// deltadq: one entry of so many survives [default: 8]
-    #[arg(long, value_name = "N")]
-    pub(crate) alpha: Option<u32>,
-
-    /// deltadq: entries a group, a multiple of alpha [default: the largest up to 16, or alpha]
-    #[arg(long, value_name = "N")]
-    pub(crate) group: Option<u32>,
-
-    /// deltadq: bits of a survivor's code, 1 to 8 [default: 4]
-    #[arg(long, value_name = "N")]
-    pub(crate) bits: Option<u8>,
-
-    /// deltadq: how positions are stored [default: seed]
-    #[arg(long, value_enum)]
-    pub(crate) index: Option<IndexName>,
-
-    /// deltadq: parts by value, a power of two, with --index csr [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(crate) parts: Option<u16>,
-
-    /// Store tensors whose names match with loss, instead of the linear layers inside blocks
-    #[arg(long, value_name = "REGEX")]
-    pub(crate) include: Option<String>,
-
-    /// Store tensors whose names match without loss
-    #[arg(long, value_name = "REGEX")]
-    pub(crate) exclude: Option<String>,
-
-    /// What becomes of tensors that are not stored with loss: kept bit for bit, or dropped to the
-    /// base's values where it has the same dtype and shape
-    #[arg(long, value_enum, default_value_t = RestName::Keep)]
-    pub(crate) rest: RestName,
-}
-
-/// The methods by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MethodName {
-    /// Every tensor bit for bit
-    Lossless,
-    /// Quantised DCT patches of the linear layers, the rest bit for bit
-    DeltaDct,
-    /// Signs of the linear layers' deltas with one scale a matrix, the rest bit for bit
-    #[value(name = "bitdelta")]
-    BitDelta,
-    /// A random share of the linear layers' deltas, rescaled, the rest bit for bit
-    Dare,
-    /// Quantised survivors of groups of the linear layers' deltas, the rest bit for bit
-    #[value(name = "deltadq")]
-    DeltaDq,
-}
-
-/// How positions of survivors are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum IndexName {
-    /// Drawn again from the seed: no byte
-    Seed,
-    /// Inside their group
-    InGroup,
-    /// As compressed sparse rows, the paper's form
-    Csr,
-}
-
-/// How a scale is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ScaleName {
-    Mean,
-    Unbiased,
-}
-
-/// What becomes of tensors that are not stored with loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RestName {
-    Keep,
-    Base,
-}
-
-/// A setting with two states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Switch {
-    On,
-    Off,
 }
 
 #[derive(Debug, clap::Args)]

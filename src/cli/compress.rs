@@ -3,7 +3,7 @@
 use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
-use crate::cli::output::{Facts, Outcome, count, exact_size, method, relative, size};
+use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
 use crate::cli::resolve::{self, Context};
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
@@ -40,6 +40,16 @@ pub(crate) fn table(report: &CompressReport) -> String {
     let error = report.relative_error.map(|e| {
         format!("{} (lost / delta, sums of squares over the lossy tensors)", relative(Some(e)))
     });
+    let shift = report.base_shift.as_ref().map(|s| {
+        let vector = s.vector.as_deref().unwrap_or("no vector");
+        let (lambda, eta) = (s.lambda, s.eta);
+        let users = match s.vector_users {
+            0 | 1 => String::new(),
+            n => format!(", {n} variants use it"),
+        };
+        format!("lambda {lambda:.4} along {vector} ({}{users}), eta {eta:.4}", size(s.vector_bytes))
+    });
+    let measured = (!report.measured.is_empty()).then(|| listed(&report.measured));
     let rate = report.fine_tuned_bytes as f64 / report.elapsed_seconds.max(1e-9);
     let mut facts = Facts::default();
     facts
@@ -55,6 +65,8 @@ pub(crate) fn table(report: &CompressReport) -> String {
         .add_if("paper ratio", paper)
         .add_if("bits a parameter", bits)
         .add_if("relative error", error)
+        .add_if("base shift", shift)
+        .add_if("measured", measured)
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds)
         .add("rate", format!("{} a second", size(rate as u64)));
     facts.to_string()

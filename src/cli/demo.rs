@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::args::{self, Choice, MethodName, RestName};
+use crate::cli::args::{self, Choice, MethodName};
 use crate::cli::output::{self, Facts, Outcome};
 use crate::cli::progress;
 use crate::cli::resolve::Context;
@@ -206,23 +206,7 @@ impl Tour<'_> {
 
 /// A method with all its defaults.
 fn choice(method: MethodName) -> Choice {
-    Choice {
-        method,
-        patch: None,
-        allocation: None,
-        rescale: None,
-        scale: None,
-        bit_planes: None,
-        sparsity: None,
-        alpha: None,
-        group: None,
-        bits: None,
-        index: None,
-        parts: None,
-        include: None,
-        exclude: None,
-        rest: RestName::Keep,
-    }
+    Choice { method, ..Choice::default() }
 }
 
 /// A path as a shell takes it.

@@ -3,7 +3,7 @@
 use delta_stream::{ArchiveSummary, PartBits, Result, TensorSummary, VariantSummary};
 
 use crate::cli::args;
-use crate::cli::output::{Columns, Facts, Outcome, exact_size, method, relative, size};
+use crate::cli::output::{Columns, Facts, Outcome, exact_size, listed, method, relative, size};
 use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Inspect, context: &Context) -> Result<Outcome> {
@@ -19,6 +19,19 @@ pub(crate) fn table(report: &ArchiveSummary) -> String {
         .add("format version", report.format_version)
         .add("generation", report.generation)
         .add("variants", report.variants.len());
+    for vector in &report.base_vectors {
+        let users = match vector.used_by.as_slice() {
+            [] => "no variant; compact leaves it behind".to_owned(),
+            names => names.join(", "),
+        };
+        let text = format!(
+            "{} ({}), {}, used by {users}",
+            vector.name,
+            vector.method,
+            size(vector.stored_bytes)
+        );
+        facts.add("base vector", text);
+    }
     let mut out = facts.to_string();
     for variant in &report.variants {
         out.push('\n');
@@ -48,6 +61,14 @@ fn variant_table(variant: &VariantSummary) -> String {
         .add_if("of these", variant.parts.map(|parts| parts_line(&parts)))
         .add("rest", format!("{} (all but the lossy tensors)", exact_size(variant.rest_bytes)))
         .add_if("relative error", variant.relative_error.map(|e| relative(Some(e))))
+        .add_if(
+            "base shift",
+            variant.base_shift.as_ref().map(|s| {
+                let vector = s.vector.as_deref().unwrap_or("no vector");
+                format!("lambda {:.4} along {vector}, eta {:.4}", s.lambda, s.eta)
+            }),
+        )
+        .add_if("measured", (!variant.measured.is_empty()).then(|| listed(&variant.measured)))
         .add("shards", variant.shards.len())
         .add("side files", variant.side_files.join(", "));
     let mut out = facts.to_string();

@@ -3,6 +3,7 @@
 //! checkpoints or archives; that is the library's.
 
 mod args;
+mod choice;
 mod compact;
 mod compare;
 mod compress;
@@ -14,6 +15,7 @@ mod progress;
 mod remove;
 mod resolve;
 mod restore;
+mod score;
 mod verify;
 
 use std::process::ExitCode;

@@ -213,8 +213,13 @@ pub(crate) fn method(name: &str, settings: &[(String, String)]) -> String {
     if settings.is_empty() {
         return name.to_owned();
     }
-    let all: Vec<String> = settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
-    format!("{name} ({})", all.join(", "))
+    format!("{name} ({})", listed(settings))
+}
+
+/// Named values in one line.
+pub(crate) fn listed(values: &[(String, String)]) -> String {
+    let all: Vec<String> = values.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    all.join(", ")
 }
 
 #[cfg(test)]

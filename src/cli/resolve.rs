@@ -2,16 +2,14 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, Error, GroupIndex, MapChoice, Method,
-    Observer, Policy, Resources, Rest, Result, SignScale,
+    CompressOptions, Error, MapChoice, Method, Observer, Policy, Resources, Rest, Result,
 };
 use serde::Serialize;
 
-use crate::cli::args::{Choice, Common, IndexName, Io, MethodName, RestName, ScaleName, Switch};
-use crate::cli::output;
+use crate::cli::args::{Choice, Common, Io, RestName};
 use crate::cli::progress::Console;
+use crate::cli::{choice, output};
 
 /// What holds for the whole run, whatever the verb.
 #[derive(Debug)]
@@ -66,7 +64,7 @@ impl Context {
         choice: &Choice,
         name: Option<&str>,
     ) -> Result<CompressOptions> {
-        let method = method(choice)?;
+        let method = choice::method(choice)?;
         if method == Method::Lossless && (choice.include.is_some() || choice.exclude.is_some()) {
             self.note_all(&[
                 "--include and --exclude choose lossy tensors; lossless has none".into()
@@ -80,6 +78,7 @@ impl Context {
             Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?.with_rest(rest);
         let mut options = CompressOptions::new(method)
             .with_policy(policy)
+            .with_base_shift(choice::base_shift(choice))
             .with_seed(self.seed.unwrap_or(0))
             .with_resources(self.resources.clone())
             .with_force(self.force);
@@ -96,84 +95,6 @@ fn map_inputs() -> MapChoice {
     // they must not change during a run and that `--io read` does without. This process itself
     // writes new files only, and renames them into place.
     unsafe { MapChoice::trusting_files_stay_unchanged() }
-}
-
-/// The method with its settings. A setting of another method is refused rather than ignored.
-fn method(choice: &Choice) -> Result<Method> {
-    let settings = [
-        ("--patch", choice.patch.is_some(), MethodName::DeltaDct),
-        ("--allocation", choice.allocation.is_some(), MethodName::DeltaDct),
-        ("--rescale", choice.rescale.is_some(), MethodName::DeltaDct),
-        ("--scale", choice.scale.is_some(), MethodName::BitDelta),
-        ("--bit-planes", choice.bit_planes.is_some(), MethodName::BitDelta),
-        ("--sparsity", choice.sparsity.is_some(), MethodName::Dare),
-        ("--alpha", choice.alpha.is_some(), MethodName::DeltaDq),
-        ("--group", choice.group.is_some(), MethodName::DeltaDq),
-        ("--bits", choice.bits.is_some(), MethodName::DeltaDq),
-        ("--index", choice.index.is_some(), MethodName::DeltaDq),
-        ("--parts", choice.parts.is_some(), MethodName::DeltaDq),
-    ];
-    let foreign = settings.iter().find(|(_, given, of)| *given && *of != choice.method);
-    if let Some((flag, _, of)) = foreign {
-        let name = |m: MethodName| m.to_possible_value().map(|v| v.get_name().to_owned());
-        return Err(Error::invalid_argument(format!(
-            "{flag} belongs to --method {}; --method {} does not use it",
-            name(*of).unwrap_or_default(),
-            name(choice.method).unwrap_or_default()
-        )));
-    }
-    Ok(match choice.method {
-        MethodName::Lossless => Method::Lossless,
-        MethodName::DeltaDct => Method::DeltaDct(delta_dct(choice)),
-        MethodName::BitDelta => Method::BitDelta(bit_delta(choice)),
-        MethodName::DeltaDq => Method::DeltaDq(delta_dq(choice)),
-        MethodName::Dare => {
-            let settings = Dare::default();
-            Method::Dare(settings.with_sparsity(choice.sparsity.unwrap_or(settings.sparsity)))
-        }
-    })
-}
-
-fn delta_dct(choice: &Choice) -> DeltaDct {
-    let mut settings = DeltaDct::default();
-    if let Some(patch) = choice.patch {
-        settings = settings.with_patch(patch);
-    }
-    if let Some(allocation) = &choice.allocation {
-        settings = settings.with_allocation(allocation.clone());
-    }
-    if let Some(rescale) = choice.rescale {
-        settings = settings.with_rescale(rescale == Switch::On);
-    }
-    settings
-}
-
-fn bit_delta(choice: &Choice) -> BitDelta {
-    let mut settings = BitDelta::default();
-    if let Some(scale) = choice.scale {
-        settings = settings.with_scale(match scale {
-            ScaleName::Mean => SignScale::Mean,
-            ScaleName::Unbiased => SignScale::Unbiased,
-        });
-    }
-    if let Some(planes) = choice.bit_planes {
-        settings = settings.with_planes(planes);
-    }
-    settings
-}
-
-fn delta_dq(choice: &Choice) -> DeltaDq {
-    let settings = DeltaDq::default();
-    let index = match choice.index {
-        None | Some(IndexName::Seed) => GroupIndex::Seed,
-        Some(IndexName::InGroup) => GroupIndex::InGroup,
-        Some(IndexName::Csr) => GroupIndex::Csr,
-    };
-    settings
-        .with_alpha(choice.alpha.unwrap_or(settings.alpha))
-        .with_group(choice.group)
-        .with_bits(choice.bits.unwrap_or(settings.bits))
-        .with_index(index, choice.parts.unwrap_or(settings.parts))
 }
 
 /// Refuses names of models on a hub, which otherwise fail as a file that is missing.
@@ -210,7 +131,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Args, Verb};
     use clap::Parser;
-    use delta_stream::ErrorKind;
+    use delta_stream::DeltaDct;
 
     fn choice(line: &str) -> (Context, Choice) {
         let line = format!("delta-stream plan --shards f --base b -q {line}");
@@ -241,20 +162,6 @@ mod tests {
         assert_eq!(options.resources.threads, Resources::default().threads);
         assert_eq!(options.resources.map, MapChoice::never());
         assert_eq!((options.seed, options.name, options.force), (0, None, false));
-    }
-
-    #[test]
-    fn settings_of_another_method_are_refused_by_name() {
-        let foreign =
-            ["--patch 8", "--allocation 2:1", "--rescale on", "--scale mean", "--bit-planes 2"];
-        for flag in foreign {
-            let (context, choice) = choice(&format!("--method lossless {flag}"));
-            let error = context.compress_options(&choice, None).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-            let text = error.to_string();
-            let name = flag.split(' ').next().unwrap();
-            assert!(text.contains(name) && text.contains("lossless"), "{text}");
-        }
     }
 
     #[test]

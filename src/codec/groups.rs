@@ -357,7 +357,7 @@ impl Codec for Groups {
                         value as f32;
                 }
             }
-            target.add_rows(base, &rows, &scratch.strip, out);
+            target.add_rows(base, &rows, &mut scratch.strip, out);
         }
         Ok(())
     }
@@ -400,7 +400,7 @@ mod tests {
         let place = MaskPlace { key: 3, first_row: 0 };
         let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
         encode(&tile, place, d, &mut scratch, &mut payload);
-        let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place };
+        let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place, gain: 1.0 };
         assert!(payload.len() <= Groups.max_len(&target));
         let (mut out, base) = (vec![0; bytes.len()], Some(operand(&zeros[..])));
         Groups.decode(&payload, &target, base, &mut scratch, &mut out).unwrap();

@@ -58,6 +58,8 @@ pub(crate) struct Target {
     pub(crate) patch: usize,
     /// Where masks are drawn for it.
     pub(crate) place: MaskPlace,
+    /// What a lossy delta is multiplied by before it is added.
+    pub(crate) gain: f32,
 }
 
 impl Target {
@@ -65,8 +67,12 @@ impl Target {
         self.n_rows * self.n_cols
     }
 
-    /// Writes these rows of the restored tile to their place in `out`: the base's plus `delta`.
-    fn add_rows(&self, base: Operand<'_>, rows: &Range<usize>, delta: &[f32], out: &mut [u8]) {
+    /// Writes these rows of the restored tile to their place in `out`: the base's plus `delta`, which
+    /// is used up.
+    fn add_rows(&self, base: Operand<'_>, rows: &Range<usize>, delta: &mut [f32], out: &mut [u8]) {
+        if self.gain != 1.0 {
+            delta.iter_mut().for_each(|v| *v *= self.gain);
+        }
         let part = rows.start * self.n_cols..rows.end * self.n_cols;
         let width = self.dtype.bits() / 8;
         let to = &mut out[part.start * width..part.end * width];

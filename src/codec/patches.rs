@@ -323,7 +323,7 @@ impl Codec for Patches {
             scratch.strip.resize(rows.len() * n_cols, 0.0);
             patch::scatter(&scratch.patches, n_cols, rows.len(), p, &mut scratch.strip);
             scratch.strip.iter_mut().for_each(|v| *v *= payload.factor);
-            target.add_rows(base, &rows, &scratch.strip, out);
+            target.add_rows(base, &rows, &mut scratch.strip, out);
         }
         scratch.give_dct(p, dct);
         Ok(())
@@ -364,7 +364,7 @@ mod tests {
             let mut payload = Vec::new();
             encode(&tile, &d, &mut Scratch::default(), &mut payload);
             let place = MaskPlace::default();
-            let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 8, place };
+            let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 8, place, gain: 1.0 };
 
             let parts = Patches.parts(&payload, &target).unwrap();
             prop_assert_eq!(parts.iter().map(|(_, n)| n).sum::<usize>(), payload.len());

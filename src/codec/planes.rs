@@ -104,7 +104,7 @@ mod tests {
 
     fn target(dtype: DType, n: usize) -> Target {
         let n_cols = n / dtype.lane_bytes();
-        Target { dtype, n_rows: 1, n_cols, patch: 0, place: MaskPlace::default() }
+        Target { dtype, n_rows: 1, n_cols, patch: 0, place: MaskPlace::default(), gain: 1.0 }
     }
 
     fn parts(dtype: DType, payload: &[u8], n: usize) -> Result<Parts> {

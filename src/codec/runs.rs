@@ -58,7 +58,6 @@ pub(crate) fn level(d: &Decisions, code: u8) -> f32 {
 
 /// Appends the payload of a tile that has a survivor with each of `codes` at each of `positions`,
 /// which count row by row and ascend.
-#[cfg_attr(not(test), expect(dead_code, reason = "no method stores through this codec yet"))]
 pub(crate) fn encode(d: &Decisions, positions: &[u32], codes: &[u8], out: &mut Vec<u8>) {
     debug_assert!(positions.len() == codes.len());
     let mut runs = Vec::new();
@@ -122,7 +121,7 @@ impl Codec for Runs {
                 scratch.strip[*position as usize - part.start] = levels[usize::from(*code)];
             }
             (positions, codes) = (later, codes_later);
-            target.add_rows(base, &rows, &scratch.strip, out);
+            target.add_rows(base, &rows, &mut scratch.strip, out);
         }
         Ok(())
     }
@@ -159,7 +158,8 @@ mod tests {
     }
 
     fn target((n_rows, n_cols): (usize, usize)) -> Target {
-        Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place: MaskPlace::default() }
+        let place = MaskPlace::default();
+        Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place, gain: 1.0 }
     }
 
     /// The restored tile on a base of ones.

@@ -134,7 +134,7 @@ impl Codec for Signs {
                     *value += if *bit == 1 { *scale } else { -*scale };
                 }
             }
-            target.add_rows(base, &rows, &scratch.strip, out);
+            target.add_rows(base, &rows, &mut scratch.strip, out);
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ mod tests {
             let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
             encode(&tile, &scales, 2.0, &mut scratch, &mut payload);
             let place = MaskPlace::default();
-            let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place };
+            let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place, gain: 1.0 };
             prop_assert!(payload.len() <= Signs.max_len(&target));
             let mut out = vec![0; bytes.len()];
             let base = Some(operand(&zeros[..]));

@@ -121,7 +121,7 @@ impl Codec for Survivors {
                     k += 1;
                 }
             }
-            target.add_rows(base, &rows, &scratch.strip, out);
+            target.add_rows(base, &rows, &mut scratch.strip, out);
         }
         if k != n_kept || !values.len().is_multiple_of(2) {
             return Err(Error::corrupt("more values than the mask keeps"));
@@ -163,7 +163,7 @@ mod tests {
         let d = keep_rate(0.25);
         let (mut scratch, mut payload) = (Scratch::default(), Vec::new());
         encode(&tile, place, d, &mut scratch, &mut payload).unwrap();
-        let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place };
+        let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place, gain: 1.0 };
         let mut out = vec![0; bytes.len()];
         let base = Some(operand(&zeros[..]));
         Survivors.decode(&payload, &target, base, &mut scratch, &mut out).unwrap();

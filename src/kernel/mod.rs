@@ -70,6 +70,8 @@ pub mod random;
 pub mod rans;
 pub mod rice;
 pub mod select;
+pub mod sparse;
+pub mod tridiagonal;
 
 /// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests
 /// that flip the process-wide switch from undoing each other.

@@ -16,6 +16,11 @@ vectorised! {
 }
 
 vectorised! {
+    /// The sum, taken in f64.
+    pub fn sum(values: &[f32]) -> f64 = sum_body;
+}
+
+vectorised! {
     /// The sum of the magnitudes, taken in f64.
     pub fn sum_abs(values: &[f32]) -> f64 = sum_abs_body;
 }
@@ -104,6 +109,11 @@ fn sum_squares_body(values: &[f32]) -> f64 {
 }
 
 #[inline(always)]
+fn sum_body(values: &[f32]) -> f64 {
+    sum_of(values, f64::from)
+}
+
+#[inline(always)]
 fn sum_abs_body(values: &[f32]) -> f64 {
     sum_of(values, |x| f64::from(x.abs()))
 }
@@ -185,6 +195,7 @@ mod tests {
         let plain: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         assert!((sum_squares(&values) / plain - 1.0).abs() < 1e-14);
         assert_eq!(sum_abs(&[-1.0; 33]), 33.0);
+        assert_eq!(sum(&[-1.0; 33]), -33.0);
         assert_eq!(sum_squares(&[]), 0.0);
     }
 
@@ -204,7 +215,9 @@ mod tests {
             });
             prop_assert_eq!(wide, plain);
             if values.iter().all(|x| x.is_finite()) {
-                let (wide, plain) = both_ways(|| [sum_squares(&values), sum_abs(&values)].map(f64::to_bits));
+                let (wide, plain) = both_ways(|| {
+                    [sum(&values), sum_squares(&values), sum_abs(&values)].map(f64::to_bits)
+                });
                 prop_assert_eq!(wide, plain);
             }
         }

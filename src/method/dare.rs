@@ -8,7 +8,7 @@ use crate::codec::CodecId;
 use crate::codec::Scratch;
 use crate::codec::survivors;
 use crate::error::Result;
-use crate::method::{LossyMethod, TileAt, out_of_range};
+use crate::method::{LossyMethod, TileAt, binary_entropy, out_of_range};
 
 /// Settings of DARE.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,10 +59,8 @@ impl LossyMethod for Dare {
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {
-        let kept = 1.0 - self.sparsity;
-        let entropy = -kept * kept.log2() - self.sparsity * self.sparsity.log2();
         (
-            16.0 * kept + entropy,
+            16.0 * (1.0 - self.sparsity) + binary_entropy(self.sparsity),
             "values and mask entropy of the lossy tensors, 16 / (16 (1-s) + H(s))",
         )
     }

@@ -11,7 +11,7 @@ use crate::codec::patches::{self, Decisions, MAX_BITS, MAX_CLASSES, SIDES};
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::kernel::select;
-use crate::method::{Decided, LossyMethod, TileAt, out_of_range};
+use crate::method::{Decided, LossyMethod, MatrixCut, TileAt, out_of_range};
 use crate::survey::TileStats;
 
 /// Settings of Delta-DCT.
@@ -175,6 +175,12 @@ impl LossyMethod for DeltaDct {
         let factor = (plan.mean_abs / decoded) as f32;
         let factor = if decoded > 0.0 && factor.is_finite() { factor } else { 1.0 };
         Decided::Patches(PatchPlan { factor, ..plan.clone() })
+    }
+
+    fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
+        let area = u64::from(self.patch) * u64::from(self.patch);
+        // Scores, ranks and classes of two matrices.
+        matrices.map(|m| m.n_rows * m.n_cols / area * 40).max().unwrap_or(0)
     }
 
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {

@@ -5,16 +5,20 @@
 
 pub(crate) mod bitdelta;
 pub(crate) mod dare;
+pub(crate) mod dbms;
 pub(crate) mod delta_dct;
 pub(crate) mod deltadq;
 pub(crate) mod lossless;
 pub(crate) mod policy;
+pub(crate) mod ultradelta;
 
 pub use bitdelta::{BitDelta, SignScale};
 pub use dare::Dare;
+pub use dbms::{BaseShift, BaseVector, EtaRule, Score, Tune};
 pub use delta_dct::{Allocation, DeltaDct};
 pub use deltadq::{DeltaDq, GroupIndex};
 pub use policy::{Policy, Rest};
+pub use ultradelta::{Rates, TraceOf, TraceReference, UltraDelta};
 
 use crate::codec::delta::DeltaTile;
 use crate::codec::mask::MaskPlace;
@@ -31,6 +35,7 @@ pub(crate) enum MethodId {
     BitDelta = 3,
     Dare = 4,
     DeltaDq = 5,
+    UltraDelta = 6,
 }
 
 /// Names of stored methods, as the command line and reports use them.
@@ -40,6 +45,7 @@ const NAMES: &[(MethodId, &str)] = &[
     (MethodId::BitDelta, "bitdelta"),
     (MethodId::Dare, "dare"),
     (MethodId::DeltaDq, "deltadq"),
+    (MethodId::UltraDelta, "ultradelta"),
 ];
 
 /// The name of a stored method.
@@ -61,6 +67,8 @@ pub enum Method {
     Dare(Dare),
     /// Quantised survivors of groups of the linear layers' deltas, the rest bit for bit.
     DeltaDq(DeltaDq),
+    /// Quantised survivors of the linear layers' deltas, drawn level by level, the rest bit for bit.
+    UltraDelta(UltraDelta),
 }
 
 impl Method {
@@ -76,6 +84,7 @@ impl Method {
             Method::BitDelta(_) => MethodId::BitDelta,
             Method::Dare(_) => MethodId::Dare,
             Method::DeltaDq(_) => MethodId::DeltaDq,
+            Method::UltraDelta(_) => MethodId::UltraDelta,
         }
     }
 
@@ -87,6 +96,7 @@ impl Method {
             Method::BitDelta(m) => m.settings(),
             Method::Dare(m) => m.settings(),
             Method::DeltaDq(m) => m.settings(),
+            Method::UltraDelta(m) => m.settings(),
         }
     }
 
@@ -98,7 +108,13 @@ impl Method {
             Method::BitDelta(m) => Some(m),
             Method::Dare(m) => Some(m),
             Method::DeltaDq(m) => Some(m),
+            Method::UltraDelta(m) => Some(m),
         }
+    }
+
+    /// Whether it wants to know the trace norms of the archive's variants.
+    pub(crate) fn wants_trace_norms(&self) -> bool {
+        matches!(self, Method::UltraDelta(m) if m.trace_reference == TraceReference::Archive)
     }
 
     /// Says whether every setting is in its range.
@@ -112,6 +128,7 @@ impl Method {
             Method::BitDelta(m) => m.validate(),
             Method::Dare(m) => m.validate(),
             Method::DeltaDq(m) => m.validate(),
+            Method::UltraDelta(m) => m.validate(),
         }
     }
 }
@@ -140,6 +157,7 @@ pub(crate) enum Decided {
     Patches(delta_dct::PatchPlan),
     Signs(bitdelta::SignPlan),
     Affine(deltadq::AffinePlan),
+    Grid(ultradelta::GridPlan),
 }
 
 /// One tile as a pass meets it.
@@ -152,6 +170,30 @@ pub(crate) struct TileAt<'a> {
     /// Where the tile stands, for methods that draw.
     pub(crate) place: MaskPlace,
 }
+
+/// How large a matrix is, and in how many tiles it is cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MatrixCut {
+    pub(crate) n_rows: u64,
+    pub(crate) n_cols: u64,
+    pub(crate) n_tiles: u64,
+}
+
+/// One of all matrices, as a joint decision meets it.
+#[derive(Debug)]
+pub(crate) struct Joint<'a> {
+    pub(crate) n_elements: u64,
+    pub(crate) decided: &'a mut Decided,
+}
+
+/// Facts about a whole variant that a method found while it was encoded: name and value.
+pub(crate) type Measured = Vec<(String, String)>;
+
+/// Name of a variant's trace norm among what was measured.
+pub(crate) const TRACE_NORM: &str = "trace-norm";
+
+/// Trace norms of the variants an archive holds already.
+pub(crate) type TraceNorms = Vec<f64>;
 
 /// A method with loss.
 pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
@@ -168,6 +210,11 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
         TileStats::NonFinite
     }
 
+    /// Passes, ascending, after which all matrices of the model are decided together.
+    fn joint_passes(&self) -> &'static [usize] {
+        &[]
+    }
+
     /// Merges what a pass found, in tile order, into what is decided about a matrix of `n_elements`.
     fn merge(
         &self,
@@ -179,11 +226,31 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
         Decided::Nothing
     }
 
+    /// Decides about all matrices, in file order, after a joint pass was merged for each of them.
+    fn decide_jointly(
+        &self,
+        _pass: usize,
+        _earlier: &TraceNorms,
+        _matrices: &mut [Joint<'_>],
+    ) -> Measured {
+        Measured::new()
+    }
+
+    /// Bytes that surveys and plans of these matrices hold in memory between passes.
+    fn held_bytes(&self, _matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
+        0
+    }
+
     /// Appends the payload of one tile; `None` if its delta is not finite, so that it cannot.
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId>;
 
     /// Bits a parameter in the paper's own way of counting, and what that way is.
     fn paper_bits(&self) -> (f64, &'static str);
+}
+
+/// Bits an entry of a mask takes in which this share is set.
+fn binary_entropy(share: f64) -> f64 {
+    -share * share.log2() - (1.0 - share) * (1.0 - share).log2()
 }
 
 /// An argument outside its range.
@@ -202,6 +269,7 @@ mod tests {
         assert_eq!(name_of(3), "bitdelta");
         assert_eq!(name_of(4), "dare");
         assert_eq!(name_of(5), "deltadq");
+        assert_eq!(name_of(6), "ultradelta");
         assert_eq!(name_of(99), "unknown");
     }
 }

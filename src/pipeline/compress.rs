@@ -6,16 +6,19 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::archive::{ArchiveWriter, BlobSeal, Origin, Seal, TensorSeal};
+use crate::archive::{Archive, ArchiveWriter, BlobSeal, Origin, Seal, TensorSeal};
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
+use crate::method::{Measured, TRACE_NORM, TraceNorms};
+use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::encode::{EncodedTile, Restored, encode_units};
+use crate::pipeline::encode::{EncodedTile, Restored, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::units;
-use crate::report::CompressReport;
+use crate::pipeline::stored_delta::Sides;
+use crate::report::{BaseShiftReport, CompressReport};
 
 /// Bytes of a side file a frame holds.
 const BLOB_PIECE: usize = 1 << 20;
@@ -36,7 +39,8 @@ pub fn compress(
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let writer = ArchiveWriter::create(archive, options.force)?;
-    run(&inputs, writer, options, observer, started)
+    let task = Task { inputs: &inputs, options, observer, archive: None, path: archive };
+    run(&task, writer, started)
 }
 
 /// Adds the fine-tune `ft` to an archive, as its next generation.
@@ -62,49 +66,83 @@ pub fn append(
             inputs.name
         )));
     }
-    run(&inputs, writer, options, observer, started)
+    let opened = Archive::open(archive)?;
+    let (archive, path) = (Some(&opened), archive);
+    run(&Task { inputs: &inputs, options, observer, archive, path }, writer, started)
 }
 
-fn run(
-    inputs: &Inputs,
-    mut writer: ArchiveWriter,
-    options: &CompressOptions,
-    observer: &dyn Observer,
-    started: Instant,
-) -> Result<CompressReport> {
+/// Trace norms that the variants of an archive were measured to have.
+fn trace_norms(archive: &Archive) -> Result<TraceNorms> {
+    let mut found = TraceNorms::new();
+    for entry in archive.index.variants() {
+        let seal = archive.load_entry(entry)?.seal;
+        let named = seal.measured.iter().filter(|(name, _)| name == TRACE_NORM);
+        found.extend(named.filter_map(|(_, value)| value.parse::<f64>().ok()));
+    }
+    Ok(found)
+}
+
+fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<CompressReport> {
+    let Task { inputs, options, observer, .. } = *task;
     inputs.pair.notes.iter().for_each(|note| observer.note(note));
-    let head = writer.write_head(&inputs.head(options))?;
-    let mut sink = CompressSink::new(inputs, writer);
+    let shifted = match &options.base_shift {
+        Some(settings) => Some(base_shift::prepare(task, settings, &mut writer)?),
+        None => None,
+    };
+    let earlier = match task.archive.filter(|_| options.method.wants_trace_norms()) {
+        Some(archive) => trace_norms(archive)?,
+        None => TraceNorms::new(),
+    };
+    let mut head = inputs.head(options);
+    head.shift = shifted.as_ref().map(|s| s.record);
+    let place = writer.write_head(&head)?;
     let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
-    let variant = sink.writer.variant_id();
-    encode_units(inputs, options, &units, variant, observer, |tensor, tile| {
-        sink.write(tensor, tile)
-    })?;
-    let blobs = write_side_files(inputs, &mut sink.writer)?;
+    let mut run = Run::new(&units, writer.variant_id(), &earlier, options.seed);
+    if let Some(shifted) = &shifted {
+        run.gain = shifted.record.eta;
+        run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);
+    }
+    let (mut seals, measured) = encode_variant(inputs, &mut writer, options, &run, observer)?;
+    let blobs = write_side_files(inputs, &mut writer)?;
     for checkpoint in [&inputs.ft, &inputs.base] {
         checkpoint.check_unchanged()?;
     }
-    let CompressSink { writer, mut seals, .. } = sink;
     for i in 0..seals.len() {
         if let Origin::Alias(of) = inputs.pair.items[i].item.origin {
             seals[i].restored_hash = seals[of as usize].restored_hash;
         }
     }
-    let seal = Seal { tensors: seals, blobs };
-    let archive_bytes = writer.commit(&inputs.name, head, &seal)?;
-    Ok(report(inputs, options, &seal, archive_bytes, started))
+    let seal = Seal { tensors: seals, blobs, measured };
+    writer.finish_variant(&inputs.name, place, &seal)?;
+    let archive_bytes = writer.commit()?;
+    let shift = shifted.map(|s| s.report);
+    Ok(report(inputs, options, &seal, shift, archive_bytes, started))
+}
+
+/// Writes the tiles of a variant; returns a seal for each tensor and what the method measured.
+pub(crate) fn encode_variant(
+    inputs: &Inputs,
+    writer: &mut ArchiveWriter,
+    options: &CompressOptions,
+    run: &Run<'_>,
+    observer: &dyn Observer,
+) -> Result<(Vec<TensorSeal>, Measured)> {
+    let mut sink = CompressSink::new(inputs, writer);
+    let measured =
+        encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
+    Ok((sink.seals, measured))
 }
 
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.
 struct CompressSink<'a> {
     inputs: &'a Inputs,
-    writer: ArchiveWriter,
+    writer: &'a mut ArchiveWriter,
     seals: Vec<TensorSeal>,
     hasher: TensorHasher,
 }
 
 impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, writer: ArchiveWriter) -> Self {
+    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter) -> Self {
         let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
         for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
             if p.tiling.is_empty() {
@@ -179,6 +217,7 @@ fn report(
     inputs: &Inputs,
     options: &CompressOptions,
     seal: &Seal,
+    base_shift: Option<BaseShiftReport>,
     archive_bytes: u64,
     started: Instant,
 ) -> CompressReport {
@@ -188,6 +227,9 @@ fn report(
     };
     let parameters: u64 = lossy().map(|((_, t), _)| t.n_elements()).sum();
     let stored: u64 = lossy().map(|(_, s)| s.stored_bytes()).sum();
+    // A base vector is shared out among those that use it (METHODS section 2.9).
+    let vector = base_shift.as_ref().map_or(0, |s| s.vector_bytes / s.vector_users.max(1) as u64);
+    let stored = stored + vector;
     let error: f64 = lossy().map(|(_, s)| s.squared_error).sum();
     let delta: f64 = lossy().map(|(_, s)| s.squared_delta).sum();
     let paper = options.method.lossy().map(|m| m.paper_bits());
@@ -203,6 +245,8 @@ fn report(
         paper_ratio_kind: paper.map(|(_, kind)| kind),
         bits_per_parameter: (parameters > 0).then(|| stored as f64 * 8.0 / parameters as f64),
         relative_error: (delta > 0.0).then(|| error / delta),
+        base_shift,
+        measured: seal.measured.clone(),
         tensors: inputs.pair.items.len(),
         lossy_tensors: lossy().count(),
         lossy_parameters: parameters,

@@ -5,12 +5,13 @@ use crossbeam::queue::SegQueue;
 
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::Window;
-use crate::codec::{self, Codec, Operand, Scratch, Target};
+use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
 use crate::pipeline::base::{Base, wrong_base};
 use crate::pipeline::budget::Needs;
 use crate::pipeline::identity::{TensorHasher, mask_place};
+use crate::pipeline::stored_delta::{DeltaState, Shift};
 use crate::tensor::Tile;
 
 /// A frame to decode.
@@ -47,11 +48,13 @@ pub(crate) struct DecodeState {
     scratch: Scratch,
     /// The payload that was expanded last.
     pub(crate) payload: Vec<u8>,
+    shift: DeltaState,
 }
 
 impl DecodeState {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { decoder: Decoder::new()?, scratch: Scratch::default(), payload: Vec::new() })
+        let (scratch, payload, shift) = (Scratch::default(), Vec::new(), DeltaState::default());
+        Ok(Self { decoder: Decoder::new()?, scratch, payload, shift })
     }
 }
 
@@ -60,6 +63,8 @@ pub(crate) struct DecodeStage<'a> {
     pub(crate) archive: &'a Archive,
     pub(crate) stored: &'a Stored,
     pub(crate) base: Option<&'a Base>,
+    /// What its base is shifted by.
+    pub(crate) shift: Option<&'a Shift<'a>>,
     /// Tensors to decode, ascending; no aliases.
     pub(crate) wanted: &'a [usize],
     pub(crate) spare: SegQueue<Vec<u8>>,
@@ -85,7 +90,8 @@ impl DecodeStage<'_> {
             let patch = u64::from(self.stored.head.items[i].patch);
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
             tile = tile.max(bytes + base + u64::from(frame));
-            worker = worker.max(2 * bytes + n + 3 * strip);
+            let shift = if self.shift.is_some() { DeltaState::bytes(n) } else { 0 };
+            worker = worker.max(2 * bytes + n + 3 * strip + shift);
         }
         let headers: u64 = self.stored.head.shards.iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.stored.tilings.iter().map(|t| t.len()).sum();
@@ -126,23 +132,16 @@ impl DecodeStage<'_> {
             n_cols: job.tile.n_cols,
             patch: usize::from(self.stored.head.items[job.tensor].patch),
             place: mask_place(head.seed, &t.name, job.tile.first / job.tile.n_cols as u64),
+            gain: head.shift.map_or(1.0, |shift| shift.eta),
         }
     }
 
     /// Checks a frame's header and expands its payload into `state.payload`.
     pub(crate) fn payload(&self, state: &mut DecodeState, job: &Job) -> Result<&'static dyn Codec> {
-        let head = job.frame.first_chunk::<HEADER_LEN>();
-        let head = head.ok_or_else(|| Error::truncated("frame shorter than its header"))?;
-        let label = Header::parse(head)?.label;
-        let (variant, item_no, part) = (self.stored.id, job.tensor as u32, job.part as u32);
-        let expected = Label { kind: Kind::Tile, codec: label.codec, variant, item: item_no, part };
-        if label != expected {
-            return Err(Error::corrupt("another tile's frame stands here"));
-        }
-        let codec = codec::by_code(label.codec)?;
-        let cap = codec.max_len(&self.target(job));
-        state.decoder.decode(&job.frame, cap, &mut state.payload)?;
-        Ok(codec)
+        let (variant, item, part) = (self.stored.id, job.tensor as u32, job.part as u32);
+        let wanted = Label { kind: Kind::Tile, codec: 0, variant, item, part };
+        let target = self.target(job);
+        expand(&mut state.decoder, &job.frame, wanted, &target, &mut state.payload)
     }
 
     fn decode(&self, state: &mut DecodeState, job: &Job, out: &mut Vec<u8>) -> Result<()> {
@@ -154,8 +153,35 @@ impl DecodeStage<'_> {
         };
         out.clear();
         out.resize(target.n_bytes(), 0);
-        codec.decode(&state.payload, &target, base, &mut state.scratch, out)
+        let DecodeState { scratch, payload, shift, .. } = state;
+        let base = match (self.shift, base) {
+            // Tiles kept bit for bit stand on the base as it is.
+            (Some(by), Some(base)) if codec.id() != CodecId::Planes => {
+                Some(by.apply(&self.stored.tensors[job.tensor].name, &job.tile, base, shift)?)
+            }
+            _ => base,
+        };
+        codec.decode(payload, &target, base, scratch, out)
     }
+}
+
+/// Checks that a frame is the one `wanted` says, whatever its codec, and expands it into `payload`.
+pub(crate) fn expand(
+    decoder: &mut Decoder,
+    frame: &[u8],
+    wanted: Label,
+    target: &Target,
+    payload: &mut Vec<u8>,
+) -> Result<&'static dyn Codec> {
+    let head = frame.first_chunk::<HEADER_LEN>();
+    let head = head.ok_or_else(|| Error::truncated("frame shorter than its header"))?;
+    let label = Header::parse(head)?.label;
+    if label != (Label { codec: label.codec, ..wanted }) {
+        return Err(Error::corrupt("another tile's frame stands here"));
+    }
+    let codec = codec::by_code(label.codec)?;
+    decoder.decode(frame, codec.max_len(target), payload)?;
+    Ok(codec)
 }
 
 /// Holds decoded tensors to the hashes they were stored with.

@@ -1,8 +1,6 @@
 //! The parallel part of compressing: one tile in, its statistics or its frame out.
 
-use std::sync::Arc;
-
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::unbounded;
 use crossbeam::queue::SegQueue;
 
 use crate::archive::Origin;
@@ -12,14 +10,18 @@ use crate::codec::{self, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, Kind, Label};
 use crate::kernel::{convert, quantise};
-use crate::method::{LossyMethod, MatrixPlan, Method, TileAt, lossless};
+use crate::method::dbms::Fit;
+use crate::method::{LossyMethod, Measured, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
+use crate::pipeline::merge::Merger;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::run_ordered;
-use crate::pipeline::schedule::{Block, Job, Merged, TileReader, Unit};
+use crate::pipeline::schedule::{Block, Job, TileReader, Unit};
+use crate::pipeline::stored_delta::{DeltaState, Sides};
 use crate::survey::TileStats;
+use crate::tensor::DType;
 
 /// Elements whose error is summed at a time, so that the differences stay in cache.
 const ERROR_STEP: usize = 16 << 10;
@@ -28,12 +30,8 @@ const ERROR_STEP: usize = 16 << 10;
 struct EncodeStage<'a> {
     pub(crate) ft: &'a Checkpoint,
     pub(crate) pair: &'a Pair,
-    pub(crate) units: &'a [Unit],
     pub(crate) method: &'a Method,
-    /// Seed of what the method draws.
-    seed: u64,
-    /// Id the frames carry.
-    pub(crate) variant: u32,
+    pub(crate) run: Run<'a>,
     /// Buffers that the sink has emptied.
     pub(crate) spare: SegQueue<Vec<u8>>,
 }
@@ -43,11 +41,13 @@ struct EncodeState {
     encoder: Encoder,
     scratch: Scratch,
     payload: Vec<u8>,
+    delta: DeltaState,
 }
 
 impl EncodeState {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { encoder: Encoder::new()?, scratch: Scratch::default(), payload: Vec::new() })
+        let (scratch, payload, delta) = (Scratch::default(), Vec::new(), DeltaState::default());
+        Ok(Self { encoder: Encoder::new()?, scratch, payload, delta })
     }
 }
 
@@ -75,6 +75,8 @@ pub(crate) struct EncodedTile {
     /// Sums of squares of what was lost and of the delta.
     pub(crate) squared_error: f64,
     pub(crate) squared_delta: f64,
+    /// Only if the run measures how a gain would fit.
+    pub(crate) fit: Fit,
 }
 
 /// The bytes the tile restores to.
@@ -96,7 +98,7 @@ impl Restored {
 impl EncodeStage<'_> {
     /// Works on one tile.
     pub(crate) fn work(&self, state: &mut EncodeState, job: Job) -> Result<Worked> {
-        let tensor = self.units[job.block.unit].tensor;
+        let tensor = self.run.units[job.block.unit].tensor;
         let name = &self.ft.tensors()[tensor].name;
         let (block, n_bytes) = (job.block, job.ft.len() as u64);
         let result = match self.method.lossy().filter(|_| self.pair.items[tensor].item.lossy) {
@@ -108,7 +110,8 @@ impl EncodeStage<'_> {
 
     fn label(&self, tensor: usize, part: u64, codec: u16) -> Label {
         let kind = Kind::Tile;
-        Label { kind, codec, variant: self.variant, item: tensor as u32, part: part as u32 }
+        let item = self.run.items.map_or(tensor as u32, |items| items[tensor]);
+        Label { kind, codec, variant: self.run.variant, item, part: part as u32 }
     }
 
     fn spare(&self) -> Vec<u8> {
@@ -135,6 +138,7 @@ impl EncodeStage<'_> {
             restored: Restored::Exact(job.ft),
             squared_error: 0.0,
             squared_delta: 0.0,
+            fit: Fit::default(),
         })
     }
 
@@ -152,7 +156,7 @@ impl EncodeStage<'_> {
         job: Job,
         tensor: usize,
     ) -> Result<Outcome> {
-        let surveys = job.block.pass < self.units[job.block.unit].n_surveys;
+        let surveys = job.block.pass < self.run.units[job.block.unit].n_surveys;
         if surveys && job.plan.is_exact(job.tile_idx) {
             return Ok(Outcome::Surveyed(TileStats::NonFinite));
         }
@@ -160,9 +164,11 @@ impl EncodeStage<'_> {
         let base = self
             .base_operand(&job, tensor)
             .ok_or_else(|| Error::invalid_argument("a lossy tensor needs a base"))?;
-        let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
         let ft = Operand { dtype: t.dtype, bytes: &job.ft };
-        let place = mask_place(self.seed, &t.name, job.tile.first / n_cols as u64);
+        let sides = (ft, base);
+        let (ft, base) = self.run.sides.of(&t.name, &job.tile, sides, &mut state.delta)?;
+        let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
+        let place = mask_place(self.run.seed, &t.name, job.tile.first / n_cols as u64);
         let delta = DeltaTile { ft, base, n_rows, n_cols };
         let at = TileAt { plan: &job.plan, tile_idx: job.tile_idx, delta, place };
         if surveys {
@@ -175,40 +181,63 @@ impl EncodeStage<'_> {
             return self.encode_exact(state, job, tensor).map(Outcome::Encoded);
         };
         let patch = usize::from(self.pair.items[tensor].item.patch);
-        let target = Target { dtype: t.dtype, n_rows, n_cols, patch, place };
+        // Rounded to a narrow dtype, what is to be fitted would drown in the rounding.
+        let dtype = if self.run.fits { DType::F32 } else { t.dtype };
+        let target = Target { dtype, n_rows, n_cols, patch, place, gain: self.run.gain };
         let label = self.label(tensor, job.part, codec as u16);
-        self.finish_lossy(state, job, label, &target).map(Outcome::Encoded)
+        let EncodeState { encoder, scratch, payload, .. } = state;
+        let lossy = Lossy { target, ft, base, sides };
+        let tile = self.finish_lossy(encoder, scratch, payload, label, &lossy)?;
+        Ok(Outcome::Encoded(EncodedTile { base: job.base, ..tile }))
     }
 
     /// Frames the payload and decodes it: what a restore will give is hashed now, so that every
     /// later restore can be held to it.
     fn finish_lossy(
         &self,
-        state: &mut EncodeState,
-        job: Job,
+        encoder: &mut Encoder,
+        scratch: &mut Scratch,
+        payload: &[u8],
         label: Label,
-        target: &Target,
+        lossy: &Lossy<'_>,
     ) -> Result<EncodedTile> {
+        let &Lossy { target, ft, base, sides } = lossy;
         let mut frame = self.spare();
-        state.encoder.encode(label, &state.payload, &mut frame)?;
+        encoder.encode(label, payload, &mut frame)?;
         let mut restored = self.spare();
-        restored.resize(job.ft.len(), 0);
-        let (scratch, base) = (&mut state.scratch, self.base_operand(&job, label.item as usize));
+        restored.resize(target.n_bytes(), 0);
         let codec = codec::by_code(label.codec)?;
-        codec.decode(&state.payload, target, base, scratch, &mut restored)?;
-        let ft = Operand { dtype: target.dtype, bytes: &job.ft };
-        let lossy = Operand { dtype: target.dtype, bytes: &restored };
-        let squared_error = squared_difference(ft, lossy, scratch);
-        let squared_delta = base.map_or(0.0, |base| squared_difference(ft, base, scratch));
+        codec.decode(payload, &target, Some(base), scratch, &mut restored)?;
+        let decoded = Operand { dtype: target.dtype, bytes: &restored };
+        let error = squared_difference(ft, decoded, scratch);
+        let fit = match self.run.fits {
+            true => Fit {
+                delta: squared_difference(ft, base, scratch),
+                decoded: squared_difference(decoded, base, scratch),
+                error,
+            },
+            false => Fit::default(),
+        };
         Ok(EncodedTile {
-            part: job.part,
+            part: u64::from(label.part),
             frame,
             restored: Restored::Lossy(restored),
-            squared_error,
-            squared_delta,
-            base: job.base,
+            squared_error: error,
+            squared_delta: squared_difference(sides.0, sides.1, scratch),
+            fit,
+            base: None,
         })
     }
+}
+
+/// A tile that is stored with loss, once it is encoded.
+struct Lossy<'a> {
+    target: Target,
+    /// What the delta was taken between.
+    ft: Operand<'a>,
+    base: Operand<'a>,
+    /// Fine-tune and base as they are.
+    sides: (Operand<'a>, Operand<'a>),
 }
 
 /// Sum of squares of `a - b`, in steps of a fixed size so that it never depends on the machine.
@@ -224,27 +253,60 @@ fn squared_difference(a: Operand<'_>, b: Operand<'_>, scratch: &mut Scratch) -> 
         .sum()
 }
 
+/// What is encoded, and into what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) units: &'a [Unit],
+    /// Id the frames carry.
+    pub(crate) variant: u32,
+    /// What the archive's variants measured.
+    pub(crate) earlier: &'a TraceNorms,
+    /// Seed of what the method draws.
+    pub(crate) seed: u64,
+    /// Numbers that tensors have in the variant, where these are not their own.
+    pub(crate) items: Option<&'a [u32]>,
+    /// What the delta is taken between.
+    pub(crate) sides: Sides<'a>,
+    /// What a lossy delta is multiplied by when it is decoded.
+    pub(crate) gain: f32,
+    /// Whether tiles measure how a gain would fit; they are then no frames to keep.
+    pub(crate) fits: bool,
+}
+
+impl<'a> Run<'a> {
+    /// A run that stores these units as they are.
+    pub(crate) fn new(units: &'a [Unit], variant: u32, earlier: &'a TraceNorms, seed: u64) -> Self {
+        let (items, sides, gain, fits) = (None, Sides::AsTheyAre, 1.0, false);
+        Self { units, variant, earlier, seed, items, sides, gain, fits }
+    }
+}
+
 /// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor; the
-/// sink returns the buffers it has emptied.
+/// sink returns the buffers it has emptied. Returns what the method measured about the whole model.
 ///
 /// # Errors
 /// `Interrupted`; whatever a tile or the sink says.
 pub(crate) fn encode_units(
     inputs: &Inputs,
     options: &CompressOptions,
-    units: &[Unit],
-    variant: u32,
+    run: &Run<'_>,
     observer: &dyn Observer,
     mut sink: impl FnMut(usize, EncodedTile) -> Result<Vec<Vec<u8>>>,
-) -> Result<()> {
-    let width = inputs.needs().width(options.resources.max_memory, options.resources.threads)?;
+) -> Result<Measured> {
+    let Run { units, earlier, .. } = *run;
+    let needs = inputs.needs(&options.method, &run.sides);
+    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
-    let (method, seed) = (&options.method, options.seed);
-    let stage = &EncodeStage { ft, pair, units, method, seed, variant, spare: SegQueue::new() };
+    let method = &options.method;
+    let stage = &EncodeStage { ft, pair, method, run: *run, spare: SegQueue::new() };
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
-    let mut reader = TileReader::new(sides[0], sides[1], pair, units, merged_rx);
-    let mut merger = Merger::new(stage, merged_tx);
+    let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());
+    let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), merged_rx);
+    let mut measured = Measured::new();
+    let lossy = method.lossy();
+    let mut merger =
+        lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut measured));
     let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
     let mut done = 0;
     run_ordered(
@@ -259,7 +321,11 @@ pub(crate) fn encode_units(
             done += worked.n_bytes;
             observer.progress(done, total);
             match worked.result {
-                Outcome::Surveyed(stats) => merger.add(worked.block, stats),
+                Outcome::Surveyed(stats) => {
+                    if let Some(merger) = &mut merger {
+                        merger.add(worked.block, stats);
+                    }
+                }
                 Outcome::Encoded(tile) => {
                     let spare = sink(units[worked.block.unit].tensor, tile)?;
                     spare.into_iter().for_each(|buffer| stage.spare.push(buffer));
@@ -267,7 +333,8 @@ pub(crate) fn encode_units(
             }
             Ok(())
         },
-    )
+    )?;
+    Ok(measured)
 }
 
 /// Bytes of the fine-tune that all passes over a unit read.
@@ -276,47 +343,4 @@ fn unit_bytes(inputs: &Inputs, unit: &Unit) -> u64 {
     let tiling = &inputs.pair.items[unit.tensor].tiling;
     let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
     elements * lane * (unit.n_surveys as u64 + 1)
-}
-
-/// Gathers what surveys find and gives the merged plans to the reader.
-struct Merger<'a> {
-    stage: &'a EncodeStage<'a>,
-    stats: Vec<TileStats>,
-    /// Plan of the unit whose passes are under way, by unit.
-    plans: std::collections::HashMap<usize, Arc<MatrixPlan>>,
-    merged: Sender<Merged>,
-}
-
-impl<'a> Merger<'a> {
-    pub(crate) fn new(stage: &'a EncodeStage<'a>, merged: Sender<Merged>) -> Self {
-        Self { stage, stats: Vec::new(), plans: std::collections::HashMap::new(), merged }
-    }
-
-    /// Adds one tile's result; after the last tile of a pass the plan goes to the reader.
-    pub(crate) fn add(&mut self, block: Block, stats: TileStats) {
-        let unit = &self.stage.units[block.unit];
-        self.stats.push(stats);
-        if (self.stats.len() as u64) < unit.tiles.end - unit.tiles.start {
-            return;
-        }
-        let tiling = &self.stage.pair.items[unit.tensor].tiling;
-        let n_elements = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
-        let Some(method) = self.stage.method.lossy() else {
-            return;
-        };
-        let before = self.plans.remove(&block.unit).unwrap_or_default();
-        let exact = match block.pass {
-            0 => self.stats.iter().map(|s| *s == TileStats::NonFinite).collect(),
-            _ => before.exact.clone(),
-        };
-        let decided = method.merge(block.pass, &before.decided, n_elements, &self.stats);
-        let plan = Arc::new(MatrixPlan { exact, decided });
-        self.stats.clear();
-        let passes = block.pass + 1;
-        if passes < unit.n_surveys {
-            self.plans.insert(block.unit, Arc::clone(&plan));
-        }
-        // A reader that is gone has failed, which the run will say.
-        let _ = self.merged.send((block.unit, passes, plan));
-    }
 }

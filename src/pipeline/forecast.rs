@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::inspect::stored_as;
-use crate::pipeline::encode::encode_units;
+use crate::method::TraceNorms;
+use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::{Unit, units};
+use crate::pipeline::stored_delta::Sides;
 use crate::report::{Forecast, TensorSummary};
 
 /// One tile in so many of a matrix is encoded, and at least one.
@@ -28,7 +30,7 @@ pub fn forecast(
 ) -> Result<Forecast> {
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
-    let needs = inputs.needs();
+    let needs = inputs.needs(&options.method, &Sides::AsTheyAre);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();
     let mut units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
@@ -60,7 +62,7 @@ pub fn forecast(
 }
 
 /// Keeps a run of tiles from the middle of a unit.
-fn take_sample(unit: &mut Unit) {
+pub(crate) fn take_sample(unit: &mut Unit) {
     let n = unit.tiles.end - unit.tiles.start;
     let take = n.div_ceil(SAMPLE);
     let first = unit.tiles.start + (n - take) / 2;
@@ -83,7 +85,9 @@ fn encode_sample(
     observer: &dyn Observer,
 ) -> Result<Vec<Found>> {
     let mut found = vec![Found::default(); inputs.pair.items.len()];
-    encode_units(inputs, options, units, 0, observer, |tensor, tile| {
+    let earlier = TraceNorms::new();
+    let run = Run::new(units, 0, &earlier, options.seed);
+    encode_units(inputs, options, &run, observer, |tensor, tile| {
         let found = &mut found[tensor];
         found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;
         found.stored += tile.frame.len() as u64;

@@ -1,13 +1,15 @@
 //! What a compress reads: both checkpoints opened and paired, and what follows from them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::archive::{Head, SideFile, StoredShard};
 use crate::checkpoint::{self, Checkpoint, Source};
 use crate::error::{Error, Result};
+use crate::method::{MatrixCut, Method};
 use crate::pair::Pair;
 use crate::pipeline::budget::Needs;
 use crate::pipeline::options::{CompressOptions, check_name};
+use crate::pipeline::stored_delta::Sides;
 
 /// Both checkpoints opened and paired.
 pub(crate) struct Inputs {
@@ -18,7 +20,11 @@ pub(crate) struct Inputs {
     pub(crate) pair: Pair,
     pub(crate) side_files: Vec<checkpoint::SideFile>,
     pub(crate) name: String,
+    pub(crate) base_path: PathBuf,
 }
+
+/// Name and version of the tool, as archives record them.
+pub(crate) const TOOL: &str = concat!("delta-stream ", env!("CARGO_PKG_VERSION"));
 
 impl Inputs {
     pub(crate) fn open(ft: &Path, base: &Path, options: &CompressOptions) -> Result<Self> {
@@ -28,6 +34,7 @@ impl Inputs {
             None => default_name(ft),
         };
         check_name(&name)?;
+        let base_path = base.to_owned();
         let (ft, base) = (Checkpoint::open(ft)?, Checkpoint::open(base)?);
         let map = &options.resources.map;
         let (ft_source, base_source) = (Source::new(&ft, map)?, Source::new(&base, map)?);
@@ -36,7 +43,8 @@ impl Inputs {
         let side_files = ft.side_files()?;
         let skipped = side_files.skipped.iter();
         pair.notes.extend(skipped.map(|s| format!("{} {}; it is not carried", s.name, s.why)));
-        Ok(Self { ft, base, ft_source, base_source, pair, side_files: side_files.files, name })
+        let side_files = side_files.files;
+        Ok(Self { ft, base, ft_source, base_source, pair, side_files, name, base_path })
     }
 
     pub(crate) fn refuse_alias(&self, output: &Path) -> Result<()> {
@@ -55,8 +63,8 @@ impl Inputs {
     }
 
     /// Memory the run takes: a tile's windows, restored bytes and frame; a worker's buffers.
-    pub(crate) fn needs(&self) -> Needs {
-        let (mut tile, mut worker, mut survey) = (0, 0, 0);
+    pub(crate) fn needs(&self, method: &Method, sides: &Sides<'_>) -> Needs {
+        let (mut tile, mut worker) = (0, 0);
         for (t, p) in self.ft.tensors().iter().zip(&self.pair.items) {
             let n = p.tiling.max_elements();
             let bytes = n * t.dtype.lane_bytes() as u64;
@@ -65,16 +73,23 @@ impl Inputs {
             tile = tile.max(bytes + base + restored + bytes + (bytes >> 7) + 4096);
             let patch = u64::from(p.item.patch);
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
-            worker = worker.max(2 * bytes + n + 3 * strip);
-            if let Some(area) = (patch * patch).checked_sub(1) {
-                let matrix = t.n_elements() / p.tiling.n_matrices();
-                // Scores, ranks and classes of two matrices.
-                survey = survey.max(matrix / (area + 1) * 40);
-            }
+            worker = worker.max(2 * bytes + n + 3 * strip + sides.worker_bytes(n));
         }
         let headers: u64 = self.ft.shards().iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.pair.items.iter().map(|p| p.tiling.len()).sum();
-        Needs { resident: 8 * headers + 32 * tiles + survey, tile, worker }
+        let held = method.lossy().map_or(0, |m| m.held_bytes(&mut self.matrices()));
+        Needs { resident: 8 * headers + 32 * tiles + held, tile, worker }
+    }
+
+    /// Each matrix that is stored with loss.
+    fn matrices(&self) -> impl Iterator<Item = MatrixCut> {
+        let lossy = self.ft.tensors().iter().zip(&self.pair.items).filter(|(_, p)| p.item.lossy);
+        lossy.filter(|(_, p)| !p.tiling.is_empty()).flat_map(|(t, p)| {
+            let n = p.tiling.n_matrices();
+            let n_cols = t.shape.last().copied().unwrap_or(1).max(1);
+            let (n_rows, n_tiles) = (t.n_elements() / n / n_cols, p.tiling.len() / n);
+            (0..n).map(move |_| MatrixCut { n_rows, n_cols, n_tiles })
+        })
     }
 
     pub(crate) fn head(&self, options: &CompressOptions) -> Head {
@@ -89,11 +104,12 @@ impl Inputs {
             method: options.method.id() as u16,
             settings: options.settings(),
             seed: options.seed,
-            tool: concat!("delta-stream ", env!("CARGO_PKG_VERSION")).to_owned(),
+            tool: TOOL.to_owned(),
             has_index: self.ft.has_index(),
             shards: self.ft.shards().iter().map(shard).collect(),
             items: self.pair.items.iter().map(|p| p.item.clone()).collect(),
             side_files: self.side_files.iter().map(side_file).collect(),
+            shift: None,
         }
     }
 }

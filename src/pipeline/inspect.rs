@@ -14,12 +14,13 @@ use crate::codec::Part;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, HEADER_LEN};
 use crate::inspect::summarise;
+use crate::method::name_of;
 use crate::pipeline::budget::Needs;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Job};
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::Resources;
 use crate::pipeline::ordered::run_ordered;
-use crate::report::{ArchiveSummary, PartBits, VariantSummary};
+use crate::report::{ArchiveSummary, BaseVectorSummary, PartBits, VariantSummary};
 
 /// Lists the variants of an archive, or the one called `name`, from its records alone. With `tensors`
 /// it lists their tensors too, and reads every tile of the lossy ones to say what their bits are for;
@@ -32,11 +33,13 @@ pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<Arch
     let opened = Archive::open(archive)?;
     let names: Vec<String> = match name {
         Some(name) => vec![name.to_owned()],
-        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
+        None => opened.index.variants().map(|v| v.name.clone()).collect(),
     };
     let variant = |name: &String| {
         let stored = opened.load(Some(name))?;
-        let mut summary = summarise(&stored, tensors);
+        let id = stored.head.shift.and_then(|shift| shift.vector);
+        let vector = opened.index.vectors().find(|v| Some(v.id) == id);
+        let mut summary = summarise(&stored, vector.map(|v| v.name.as_str()), tensors);
         if tensors {
             add_parts(&opened, &stored, &mut summary)?;
         }
@@ -48,7 +51,30 @@ pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<Arch
         generation: opened.footer.generation,
         archive_bytes: opened.committed_len(),
         variants,
+        base_vectors: base_vectors(&opened)?,
     })
+}
+
+/// The base vectors, and who uses them.
+fn base_vectors(archive: &Archive) -> Result<Vec<BaseVectorSummary>> {
+    let mut found = Vec::new();
+    for entry in archive.index.vectors() {
+        let stored = archive.load_entry(entry)?;
+        let mut used_by = Vec::new();
+        for variant in archive.index.variants() {
+            let shift = archive.load_entry(variant)?.head.shift;
+            if shift.is_some_and(|s| s.vector == Some(entry.id)) {
+                used_by.push(variant.name.clone());
+            }
+        }
+        found.push(BaseVectorSummary {
+            name: entry.name.clone(),
+            method: name_of(stored.head.method),
+            stored_bytes: stored.seal.stored_bytes() + stored.record_bytes,
+            used_by,
+        });
+    }
+    Ok(found)
 }
 
 /// Stored bytes by what they are for.
@@ -154,7 +180,8 @@ fn add_parts(archive: &Archive, stored: &Stored, summary: &mut VariantSummary) -
 /// What the stored bytes of these tensors are for, tensor by tensor.
 fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<PartBytes>> {
     let mut found = vec![PartBytes::default(); stored.tensors.len()];
-    let stage = &DecodeStage { archive, stored, base: None, wanted, spare: SegQueue::new() };
+    let stage =
+        &DecodeStage { archive, stored, base: None, shift: None, wanted, spare: SegQueue::new() };
     let Needs { resident, tile, worker } = stage.needs();
     // A part and its compressed bytes are each about as large as a payload, at most.
     let needs = Needs { resident, tile, worker: 2 * worker };

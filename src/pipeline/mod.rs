@@ -1,6 +1,7 @@
 //! The verbs as graphs of stages: what is read, worked on in parallel, and written in order.
 
 mod base;
+mod base_shift;
 mod budget;
 mod compact;
 mod compare;
@@ -12,12 +13,15 @@ mod frames;
 mod identity;
 mod inputs;
 mod inspect;
+mod merge;
 mod options;
 mod ordered;
 mod read_ahead;
 mod remove;
 mod restore;
 mod schedule;
+mod stored_delta;
+mod trial;
 mod verify;
 
 pub use budget::DEFAULT_MAX_MEMORY;

@@ -1,8 +1,9 @@
 //! What a caller may choose, and how it hears of progress.
 
+use crate::archive::VECTOR_MARK;
 use crate::checkpoint::MapChoice;
 use crate::error::{Error, Result};
-use crate::method::{Method, Policy, Rest};
+use crate::method::{BaseShift, Method, Policy, Rest};
 use crate::pipeline::budget::{DEFAULT_MAX_MEMORY, default_threads};
 
 /// What a run may use.
@@ -55,6 +56,8 @@ pub struct CompressOptions {
     pub name: Option<String>,
     /// What decides and what is lost.
     pub method: Method,
+    /// Whether the base is shifted first (DBMS), and how; with a lossy method alone. Default: no.
+    pub base_shift: Option<BaseShift>,
     /// Which tensors the method may touch.
     pub policy: Policy,
     /// Seed of whatever a method draws. Default 0. Stored.
@@ -71,6 +74,7 @@ impl CompressOptions {
         Self {
             name: None,
             method,
+            base_shift: None,
             policy: Policy::default(),
             seed: 0,
             resources: Resources::default(),
@@ -89,6 +93,13 @@ impl CompressOptions {
     #[must_use]
     pub fn with_resources(mut self, resources: Resources) -> Self {
         self.resources = resources;
+        self
+    }
+
+    /// Shifts the base before the delta is taken.
+    #[must_use]
+    pub fn with_base_shift(mut self, shift: Option<BaseShift>) -> Self {
+        self.base_shift = shift;
         self
     }
 
@@ -118,6 +129,7 @@ impl CompressOptions {
         let mut settings = self.method.settings();
         if self.method.lossy().is_some() {
             settings.extend(self.policy.settings());
+            settings.extend(self.base_shift.iter().flat_map(BaseShift::settings));
         }
         settings
     }
@@ -131,15 +143,25 @@ impl CompressOptions {
                         keeps every tensor";
             return Err(Error::invalid_argument(text));
         }
+        if let Some(shift) = &self.base_shift {
+            if self.method.lossy().is_none() {
+                let text =
+                    "--base-shift needs a lossy method; --method lossless has nothing to shift";
+                return Err(Error::invalid_argument(text));
+            }
+            shift.validate()?;
+        }
         self.method.validate()
     }
 }
 
 /// Says whether `name` can name a variant.
 pub(crate) fn check_name(name: &str) -> Result<()> {
-    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+    let marked = name.starts_with(VECTOR_MARK);
+    if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) || marked {
         return Err(Error::invalid_argument(format!(
-            "variant name {name:?} is not 1 to 255 bytes without control characters; choose another with --name"
+            "variant name {name:?} is not 1 to 255 bytes without control characters and without \
+             {VECTOR_MARK} in front; choose another with --name"
         )));
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck};
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, RestoreOptions};
 use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::stored_delta::load_shift;
 use crate::report::RestoreReport;
 
 /// Bytes a piece of a side file may expand to.
@@ -42,29 +43,18 @@ pub fn restore(
     let stored = opened.load(options.name.as_deref())?;
     let selected = select(&stored, &options.tensors)?;
     let base = Base::open(base, &options.resources.map)?;
-    if aliases(output, base.checkpoint()) {
-        let text =
-            format!("{} lies in the base or holds it; choose another directory", output.display());
-        return Err(Error::invalid_argument(text));
-    }
-    let holds_archive = match (output.canonicalize(), archive.canonicalize()) {
-        (Ok(output), Ok(archive)) => archive.starts_with(output),
-        _ => false,
-    };
-    if holds_archive {
-        let text =
-            format!("{} is or holds the archive; choose another directory", output.display());
-        return Err(Error::invalid_argument(text));
-    }
+    check_output(output, archive, &base)?;
     let wanted = sources(&stored, &selected);
     base.check(&stored, &wanted)?;
     let whole = options.tensors.is_empty();
     let layouts = layouts(&stored, &selected, whole, options.max_shard_size)
         .context(|| format!("variant `{}`", stored.head.name))?;
+    let shift = load_shift(&opened, &stored)?;
     let stage = DecodeStage {
         archive: &opened,
         stored: &stored,
         base: Some(&base),
+        shift: shift.as_ref(),
         wanted: &wanted,
         spare: SegQueue::new(),
     };
@@ -88,6 +78,25 @@ pub fn restore(
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Says whether writing `output` would touch what is read.
+fn check_output(output: &Path, archive: &Path, base: &Base) -> Result<()> {
+    if aliases(output, base.checkpoint()) {
+        let text =
+            format!("{} lies in the base or holds it; choose another directory", output.display());
+        return Err(Error::invalid_argument(text));
+    }
+    let holds_archive = match (output.canonicalize(), archive.canonicalize()) {
+        (Ok(output), Ok(archive)) => archive.starts_with(output),
+        _ => false,
+    };
+    if holds_archive {
+        let text =
+            format!("{} is or holds the archive; choose another directory", output.display());
+        return Err(Error::invalid_argument(text));
+    }
+    Ok(())
 }
 
 /// Positions of the tensors whose names match a glob; all of them without globs.
@@ -242,7 +251,7 @@ impl<'a> BlobPieces<'a> {
 
     fn read(&mut self, stored_len: u32) -> Result<Vec<u8>> {
         let (mut frame, mut piece) = (Vec::new(), Vec::new());
-        self.archive.read_frame(self.offset, stored_len as usize, &mut frame)?;
+        self.archive.frames().read(self.offset, stored_len as usize, &mut frame)?;
         let header = self.decoder.decode(&frame, MAX_PIECE, &mut piece)?;
         let (variant, item, part) = (self.stored.id, self.item as u32, self.part as u32);
         if header.label != (Label { kind: Kind::Blob, codec: 0, variant, item, part }) {

@@ -2,7 +2,9 @@
 //!
 //! Matrix i+1 is first surveyed before matrix i is encoded, and surveyed further after it. Every pass
 //! so stands one whole pass after the one it waits for, and the reader seldom waits; and at most two
-//! matrices are between their first and last pass, so that what is read again is still cached.
+//! matrices are between their first and last pass, so that what is read again is still cached. After a
+//! joint pass a method decides about all matrices together: everything before it is done for all of
+//! them first, in the same interleaved order.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -62,20 +64,38 @@ pub(crate) fn units(pair: &Pair, n_surveys: usize) -> Vec<Unit> {
     out
 }
 
-/// The order of passes; each needs what the pass before it on the same unit found.
-pub(crate) fn blocks(units: &[Unit]) -> Vec<Block> {
+/// The order of passes; each needs what the pass before it on the same unit found. `joint` are the
+/// passes, ascending, that need to be done on every unit before any unit goes on.
+pub(crate) fn blocks(units: &[Unit], joint: &[usize]) -> Vec<Block> {
     let mut out = Vec::new();
-    let surveys = |unit: usize, from: usize| {
-        let n = units.get(unit).map_or(0, |u| u.n_surveys);
-        (from..n).map(move |pass| Block { unit, pass })
-    };
-    out.extend(surveys(0, 0));
-    for (unit, u) in units.iter().enumerate() {
-        out.extend(surveys(unit + 1, 0).take(1));
-        out.push(Block { unit, pass: u.n_surveys });
-        out.extend(surveys(unit + 1, 1));
+    let mut first = 0;
+    for last in joint {
+        let surveyed = (0..units.len()).filter(|u| units[*u].n_surveys > *last);
+        let passes: Vec<_> = surveyed.map(|unit| (unit, first..last + 1)).collect();
+        interleave(&passes, &mut out);
+        first = last + 1;
     }
+    // A unit's last pass encodes it; one that is not surveyed has no other.
+    let passes: Vec<_> =
+        units.iter().map(|u| first.min(u.n_surveys)..u.n_surveys + 1).enumerate().collect();
+    interleave(&passes, &mut out);
     out
+}
+
+/// Passes of several units so that the last ones are in order, and all but the last of a unit lie
+/// around the last of the unit before it.
+fn interleave(units: &[(usize, Range<usize>)], out: &mut Vec<Block>) {
+    let before_last = |at: usize, skip: usize| {
+        let (unit, passes) = units.get(at).cloned().unwrap_or((0, 0..0));
+        let passes = passes.start..passes.end.saturating_sub(1).max(passes.start);
+        passes.skip(skip).map(move |pass| Block { unit, pass })
+    };
+    out.extend(before_last(0, 0));
+    for (at, (unit, passes)) in units.iter().enumerate() {
+        out.extend(before_last(at + 1, 0).take(1));
+        out.extend(passes.clone().last().map(|pass| Block { unit: *unit, pass }));
+        out.extend(before_last(at + 1, 1));
+    }
 }
 
 /// Reads the tiles of all blocks in order.
@@ -103,7 +123,7 @@ impl<'a> TileReader<'a> {
         ft: (&'a Checkpoint, &'a Source),
         base: (&'a Checkpoint, &'a Source),
         pair: &'a Pair,
-        units: &'a [Unit],
+        (units, joint): (&'a [Unit], &[usize]),
         merged: Receiver<Merged>,
     ) -> Self {
         Self {
@@ -111,7 +131,7 @@ impl<'a> TileReader<'a> {
             base,
             pair,
             units,
-            blocks: blocks(units),
+            blocks: blocks(units, joint),
             at: (0, 0),
             next_ahead: (0, 0),
             ahead: ReadAhead::default(),
@@ -191,6 +211,10 @@ impl<'a> TileReader<'a> {
 
     /// Waits for what the earlier passes over this unit found.
     fn plan(&mut self, block: Block) -> Result<Arc<MatrixPlan>> {
+        if block.pass == self.units[block.unit].n_surveys {
+            // Units are encoded in order, so the plans of those before are used up.
+            self.plans.retain(|unit, _| *unit >= block.unit);
+        }
         if block.pass == 0 {
             return Ok(Arc::default());
         }
@@ -201,7 +225,6 @@ impl<'a> TileReader<'a> {
             }
             // The sink is gone only if the run has failed; then nobody sees this error.
             let (unit, passes, plan) = self.merged.recv().map_err(|_| Error::interrupted())?;
-            self.plans.retain(|u, _| *u + 1 >= block.unit);
             self.plans.insert(unit, (passes, plan));
         }
     }
@@ -216,16 +239,41 @@ mod tests {
         let unit = |n_surveys| Unit { tensor: 0, tiles: 0..1, n_surveys };
         for surveys in [vec![2, 2, 2], vec![0, 2, 0, 1, 1], vec![1], vec![]] {
             let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
-            let order = blocks(&units);
-            assert_eq!(order.len(), surveys.iter().map(|n| n + 1).sum::<usize>());
-            let place = |u, p| order.iter().position(|b| *b == Block { unit: u, pass: p }).unwrap();
-            for (u, n) in surveys.iter().enumerate() {
-                for pass in 1..=*n {
-                    assert!(place(u, pass) > place(u, pass - 1));
-                }
-                if u > 0 {
-                    assert!(place(u, *n) > place(u - 1, surveys[u - 1]), "encode order");
-                }
+            let order = blocks(&units, &[]);
+            check(&surveys, &order);
+        }
+        let units: Vec<_> = (0..3).map(|_| unit(2)).collect();
+        let order = blocks(&units, &[]).into_iter().map(|b| (b.unit, b.pass));
+        let wanted = [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2)];
+        assert_eq!(order.collect::<Vec<_>>(), wanted);
+    }
+
+    /// Every pass once, in order on each unit, encode passes in the order of units.
+    fn check(surveys: &[usize], order: &[Block]) {
+        assert_eq!(order.len(), surveys.iter().map(|n| n + 1).sum::<usize>());
+        let place = |u, p| order.iter().position(|b| *b == Block { unit: u, pass: p }).unwrap();
+        for (u, n) in surveys.iter().enumerate() {
+            for pass in 1..=*n {
+                assert!(place(u, pass) > place(u, pass - 1));
+            }
+            if u > 0 {
+                assert!(place(u, *n) > place(u - 1, surveys[u - 1]), "encode order");
+            }
+        }
+    }
+
+    #[test]
+    fn a_joint_pass_is_done_on_all_units_before_any_goes_on() {
+        let unit = |n_surveys| Unit { tensor: 0, tiles: 0..1, n_surveys };
+        for joint in [&[1][..], &[0, 2], &[1, 2], &[0, 1, 2]] {
+            let surveys = [3, 0, 3, 3];
+            let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
+            let order = blocks(&units, joint);
+            check(&surveys, &order);
+            for pass in joint {
+                let last = order.iter().rposition(|b| b.pass == *pass && surveys[b.unit] > 0);
+                let later = order.iter().position(|b| b.pass > *pass);
+                assert!(last < later, "{joint:?}: {order:?}");
             }
         }
     }

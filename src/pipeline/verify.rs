@@ -14,6 +14,7 @@ use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, Resources};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::restore::{BlobPieces, sources};
+use crate::pipeline::stored_delta::load_shift;
 use crate::report::{Differing, VerifyReport};
 
 /// Checks the variant called `name`, or all. Without `base` every frame is read, checked and
@@ -32,10 +33,6 @@ pub fn verify(
     let started = Instant::now();
     let opened = Archive::open(archive)?;
     let base = base.map(|path| Base::open(path, &resources.map)).transpose()?;
-    let names: Vec<String> = match name {
-        Some(name) => vec![name.to_owned()],
-        None => opened.index.variants.iter().map(|v| v.name.clone()).collect(),
-    };
     let level = if base.is_some() { "decode" } else { "frames" };
     let mut report = VerifyReport {
         ok: true,
@@ -47,10 +44,15 @@ pub fn verify(
         peak_memory_bytes: None,
         elapsed_seconds: 0.0,
     };
-    for name in names {
-        let stored = opened.load(Some(&name))?;
+    let mut check = |stored: Stored| {
         check_variant(&opened, &stored, base.as_ref(), resources, observer, &mut report)?;
-        report.variants.push(name);
+        report.variants.push(stored.head.name);
+        Ok(())
+    };
+    match name {
+        Some(_) => check(opened.load(name)?)?,
+        // Base vectors too.
+        None => opened.index.entries.iter().try_for_each(|e| check(opened.load_entry(e)?))?,
     }
     report.ok = report.differing.is_empty();
     report.peak_memory_bytes = peak_memory();
@@ -71,7 +73,9 @@ fn check_variant(
     if let Some(base) = base {
         base.check(stored, &wanted)?;
     }
-    let stage = DecodeStage { archive, stored, base, wanted: &wanted, spare: SegQueue::new() };
+    let shift = load_shift(archive, stored)?;
+    let (shift, spare) = (shift.as_ref(), SegQueue::new());
+    let stage = DecodeStage { archive, stored, base, shift, wanted: &wanted, spare };
     let width = stage.needs().width(resources.max_memory, resources.threads)?;
     let mut reader = FrameReader::new(&stage);
     let mut check = HashCheck::new(&stage);

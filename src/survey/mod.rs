@@ -1,6 +1,8 @@
 //! Statistics gathered before anything is encoded: what a pass over one tile found. Methods merge
 //! the tiles of a matrix, in tile order, into their plan.
 
+pub(crate) mod trace_norm;
+
 /// What one pass found in one tile.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TileStats {
@@ -28,6 +30,23 @@ pub(crate) enum TileStats {
         low: f32,
         /// The greatest.
         high: f32,
+    },
+    /// Bounds and moments of the delta.
+    Spread {
+        /// The least and greatest entry.
+        bounds: (f32, f32),
+        /// Sum and sum of squares.
+        sums: (f64, f64),
+    },
+    /// How many entries fall on each level of a grid.
+    Counts(Vec<u32>),
+    /// Entries that survive, in a tile of rows of `n_cols`.
+    Survivors {
+        n_rows: usize,
+        n_cols: usize,
+        /// Places in the tile, ascending.
+        positions: Vec<u32>,
+        codes: Vec<u8>,
     },
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,

@@ -125,6 +125,18 @@ impl Tiling {
         }
     }
 
+    /// The number of the tile that holds an element (a lane, of flat tiles) of the tensor.
+    pub(crate) fn holding(&self, element: u64) -> u64 {
+        match *self {
+            Tiling::Flat { common, step, .. } if element < common => element / step,
+            Tiling::Flat { common, step, .. } => common.div_ceil(step) + (element - common) / step,
+            Tiling::Matrix { m, n, step, .. } => {
+                let row = element / n;
+                row / m * m.div_ceil(step) + row % m / step
+            }
+        }
+    }
+
     /// Matrices in the stack; a flat tensor counts as one.
     pub(crate) fn n_matrices(&self) -> u64 {
         match *self {
@@ -179,6 +191,9 @@ mod tests {
                 prop_assert_eq!(t.first, next);
                 prop_assert!(t.n_elements() as u64 <= MAX_TILE_ELEMENTS);
                 prop_assert!(end <= common || t.first >= common);
+                let tiling = Tiling::flat(n, lane, common);
+                prop_assert_eq!(tiling.get(tiling.holding(t.first)), t.clone());
+                prop_assert_eq!(tiling.get(tiling.holding(end - 1)), t);
                 next = end;
             }
             prop_assert_eq!(next, n);
@@ -193,6 +208,7 @@ mod tests {
                 prop_assert_eq!((t.first - t.matrix * m * n) / n % p, 0);
                 prop_assert!(t.n_elements() as u64 <= tiling.max_elements());
                 next += t.n_elements() as u64;
+                prop_assert_eq!(tiling.get(tiling.holding(next - 1)), t);
             }
             prop_assert_eq!(next, k * m * n);
             prop_assert_eq!(tiling.of_matrix(k - 1).end, tiling.len());

@@ -4,8 +4,9 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex, MapChoice, Method, PairShape,
-    Resources, RestoreOptions, SignScale, Silent, kernel,
+    BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex,
+    MapChoice, Method, PairShape, Rates, Resources, RestoreOptions, SignScale, Silent, TraceOf,
+    TraceReference, UltraDelta, kernel,
 };
 
 use crate::made::{Files, Outcome, Place, read};
@@ -34,9 +35,15 @@ fn mapped_choice() -> MapChoice {
     unsafe { MapChoice::trusting_files_stay_unchanged() }
 }
 
-fn archive_of(place: &Place, method: &Method, resources: Resources) -> Outcome<Vec<u8>> {
+fn archive_of(
+    place: &Place,
+    method: &Method,
+    shift: Option<BaseShift>,
+    resources: Resources,
+) -> Outcome<Vec<u8>> {
     let (base, ft) = (place.path("base"), place.path("fine-tune"));
     let options = CompressOptions::new(method.clone())
+        .with_base_shift(shift)
         .with_name("v")
         .with_force(true)
         .with_resources(resources);
@@ -60,12 +67,16 @@ fn pair() -> Outcome<Place> {
 }
 
 fn check(place: &Place, method: &Method) -> Outcome {
+    check_shifted(place, method, None)
+}
+
+fn check_shifted(place: &Place, method: &Method, shift: Option<BaseShift>) -> Outcome {
     let _alone = SIMD.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut archive, mut restored) = (None, None);
     for (threads, mib, mapped, simd) in WAYS {
         kernel::set_simd(simd);
         let way = format!("{method:?}: {threads} threads, {mib} MiB, mapped {mapped}, simd {simd}");
-        let bytes = archive_of(place, method, resources(threads, mib, mapped))?;
+        let bytes = archive_of(place, method, shift.clone(), resources(threads, mib, mapped))?;
         assert!(archive.get_or_insert_with(|| bytes.clone()) == &bytes, "{way}: archive");
         let files = restored_of(place, resources(threads, mib, mapped))?;
         assert!(restored.get_or_insert_with(|| files.clone()) == &files, "{way}: restored");
@@ -112,4 +123,21 @@ fn methods_that_draw_or_take_signs() -> Outcome {
     check(&pair()?, &Method::DeltaDq(DeltaDq::default()))?;
     let sparse = DeltaDq::default().with_index(GroupIndex::Csr, 8);
     check(&pair()?, &Method::DeltaDq(sparse))
+}
+
+#[test]
+fn a_method_that_decides_over_the_whole_model() -> Outcome {
+    check(&pair()?, &Method::UltraDelta(UltraDelta::default()))?;
+    let reference = TraceReference::Value(1.0);
+    for of in [TraceOf::Survivors, TraceOf::Delta] {
+        let method = UltraDelta::default().with_sparsity(0.9, 0.02).with_trace(reference, of, 0.0);
+        check(&pair()?, &Method::UltraDelta(method.with_rates(Rates::Paper, false)))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_shifted_base() -> Outcome {
+    let shift = Some(BaseShift::new(BaseVector::Own));
+    check_shifted(&pair()?, &Method::BitDelta(BitDelta::default()), shift)
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use delta_stream::{
     BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, RestoreOptions,
-    Silent,
+    Silent, UltraDelta,
 };
 use safetensors::SafeTensors;
 
@@ -153,13 +153,14 @@ pub(crate) fn tensors(files: &Files) -> Outcome<Tensors> {
 }
 
 /// Each method with its default settings.
-pub(crate) fn every_method() -> [Method; 5] {
+pub(crate) fn every_method() -> [Method; 6] {
     [
         Method::Lossless,
         Method::DeltaDct(DeltaDct::default()),
         Method::BitDelta(BitDelta::default()),
         Method::Dare(Dare::default()),
         Method::DeltaDq(DeltaDq::default()),
+        Method::UltraDelta(UltraDelta::default()),
     ]
 }
 

@@ -27,6 +27,9 @@ mod rest;
 // What stored bits are for.
 mod parts;
 
+// A base shifted before the delta is taken.
+mod base_shift;
+
 // NaN and infinities under lossy methods.
 mod nonfinite;
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use delta_stream::{
-    Allocation, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex, Method,
-    RestoreOptions, SignScale, Silent,
+    Allocation, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq,
+    GroupIndex, Method, RestoreOptions, SignScale, Silent, UltraDelta,
 };
 use serde_json::Value;
 
@@ -42,9 +42,17 @@ fn number(value: &Value) -> Outcome<f64> {
 
 /// What the fine-tune comes back as, and the relative error reported.
 fn run(base: &[f32], fine: &[f32], shape: &[u64], method: Method) -> Outcome<(Vec<f32>, f64)> {
+    run_with(base, fine, shape, CompressOptions::new(method))
+}
+
+fn run_with(
+    base: &[f32],
+    fine: &[f32],
+    shape: &[u64],
+    options: CompressOptions,
+) -> Outcome<(Vec<f32>, f64)> {
     let files = |v: &[f32]| one_shard(&[tensor(NAME, "F32", shape, encode("F32", v))]);
     let place = Place::new(&files(base), &files(fine))?;
-    let options = CompressOptions::new(method);
     let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
     let report = delta_stream::compress(ft, base, archive, &options, &Silent)?;
     let restored = tensors(&place.restore(&RestoreOptions::default())?)?;
@@ -157,6 +165,80 @@ fn deltadq_has_the_error_of_its_closed_form_in_every_form() -> Outcome {
             assert!((0.9..1.2).contains(&(lost / expected)), "{alpha}: {lost}, not {expected}");
             assert!(seeded.get_or_insert_with(|| restored.clone()) == &restored, "{index:?}");
         }
+    }
+    Ok(())
+}
+
+/// Base of zeros and the delta itself, so that it comes back with all its digits.
+fn delta_of(case: &Value) -> Outcome<(Vec<u64>, Vec<f32>)> {
+    let sides = numbers(&case["shape"]);
+    let (base, fine) = pair(number(&case["seed"])? as u64, sides[0] as usize, sides[1] as usize);
+    let shape = sides.iter().map(|n| *n as u64).collect();
+    Ok((shape, fine.iter().zip(&base).map(|(f, b)| f - b).collect()))
+}
+
+/// The survivors are each side's own draw; rates, counts of every level and values must agree.
+#[test]
+fn ultradelta() -> Outcome {
+    let cases = cases("ultradelta")?;
+    let (mut base, mut fine) = (Vec::new(), Vec::new());
+    for case in &cases {
+        let (shape, delta) = delta_of(case)?;
+        let name = format!("layers.0.{}.weight", case["name"].as_str().ok_or("no name")?);
+        base.push(tensor(&name, "F32", &shape, encode("F32", &vec![0.0; delta.len()])));
+        fine.push(tensor(&name, "F32", &shape, encode("F32", &delta)));
+    }
+    let Some(first) = cases.first() else { return Ok(()) };
+    let (target, step) = (number(&first["target"])?, number(&first["step"])?);
+    let place = Place::new(&one_shard(&base), &one_shard(&fine))?;
+    place.compress(Method::UltraDelta(UltraDelta::default().with_sparsity(target, step)))?;
+    let restored = tensors(&place.restore(&RestoreOptions::default())?)?;
+    for case in &cases {
+        let name = format!("layers.0.{}.weight", case["name"].as_str().ok_or("no name")?);
+        let codes = case["codes"].as_str().ok_or("no codes")?.chars();
+        let codes: Vec<usize> = codes.filter_map(|c| c.to_digit(16)).map(|c| c as usize).collect();
+        let (low, high) = (number(&case["min"])?, number(&case["max"])?);
+        let level = |code: usize| (code as f64 / 15.0 * (high - low) + low) / (1.0 - target);
+        let mut found = [0.0; 16];
+        let floats = restored[&name].2.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        for (value, code) in floats.zip(&codes).filter(|(v, _)| *v != 0.0) {
+            let step = (high - low) / 15.0 / (1.0 - target);
+            let off = (f64::from(value) - level(*code)).abs();
+            // A value on a rounding tie may fall to either side in f32.
+            let tie = number(&case["margin"])? < 1e-6 && (off - step).abs() < 1e-4 * step;
+            assert!(off < 1e-5 * step || tie, "{name}: {value}, not {}", level(*code));
+            found[*code] += 1.0;
+        }
+        let wanted = numbers(&case["survivors_by_code"]);
+        let slack = if number(&case["margin"])? < 1e-6 { 1.0 } else { 0.0 };
+        for (code, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            assert!(
+                (found - wanted).abs() <= slack,
+                "{name}: {found} of code {code}, not {wanted}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn dbms() -> Outcome {
+    for case in cases("dbms")? {
+        let (shape, delta) = delta_of(&case)?;
+        let (lambda, eta) = (number(&case["lambda"])?, number(&case["eta"])?);
+        let shift = BaseShift::new(BaseVector::Own).with_parameters(Some(lambda), Some(eta));
+        let method = Method::BitDelta(BitDelta::default());
+        let options = CompressOptions::new(method).with_base_shift(Some(shift));
+        let zero = vec![0.0; delta.len()];
+        let (restored, lost) = run_with(&zero, &delta, &shape, options)?;
+        let decoded = numbers(&case["decoded"]);
+        let largest = decoded.iter().fold(0.0, |a: f64, v| a.max(v.abs()));
+        for (i, want) in decoded.iter().enumerate() {
+            let off = (f64::from(restored[i]) - want).abs();
+            assert!(off <= 1e-5 * largest, "lambda {lambda}, eta {eta}: value {i} is {off} off");
+        }
+        let error = number(&case["noise_squares"])? / number(&case["delta_squares"])?;
+        assert!((lost / error - 1.0).abs() < 1e-3, "lambda {lambda}: error {lost}, not {error}");
     }
     Ok(())
 }

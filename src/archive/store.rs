@@ -1,0 +1,36 @@
+//! Where stored frames are read from: a file, up to where it is known to be whole.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::frame::HEADER_LEN;
+
+/// The frames of a file, up to an offset. Read from any thread.
+#[derive(Debug, Clone)]
+pub(crate) struct FrameStore {
+    file: Arc<File>,
+    end: u64,
+}
+
+impl FrameStore {
+    pub(crate) fn new(file: Arc<File>, end: u64) -> Self {
+        Self { file, end }
+    }
+
+    /// Reads the stored bytes of one frame into `out` (cleared first).
+    pub(crate) fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let end = offset.checked_add(len as u64);
+        if len < HEADER_LEN || end.is_none_or(|end| end > self.end) {
+            return Err(Error::corrupt(format!(
+                "frame of {len} bytes at offset {offset} is not in the file"
+            )));
+        }
+        out.clear();
+        out.resize(len, 0);
+        self.file.read_exact_at(out, offset).map_err(|e| {
+            Error::truncated(format!("frame at offset {offset} cannot be read")).with_source(e)
+        })
+    }
+}

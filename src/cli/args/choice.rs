@@ -1,0 +1,227 @@
+//! What was typed of a method: which, its settings, which tensors it may touch.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use delta_stream::{Allocation, TraceReference};
+
+/// Which method, its settings, and which tensors it may touch.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Method options")]
+pub(crate) struct Choice {
+    /// What decides and what is lost
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) method: MethodName,
+
+    /// delta-dct: side of a patch, one of 8, 16, 32, 64 [default: 16]
+    #[arg(long, value_name = "SIDE")]
+    pub(crate) patch: Option<u16>,
+
+    /// delta-dct: bits and share of each class of patches [default: 2:0.5,0:0.5]
+    #[arg(long, value_name = "BITS:SHARE,...")]
+    pub(crate) allocation: Option<Allocation>,
+
+    /// delta-dct: rescale each matrix to the delta's mean absolute value [default: on]
+    #[arg(long, value_enum)]
+    pub(crate) rescale: Option<Switch>,
+
+    /// bitdelta: scale of a matrix: the mean absolute delta, or the one that keeps its length
+    /// [default: mean]
+    #[arg(long, value_enum)]
+    pub(crate) scale: Option<ScaleName>,
+
+    /// bitdelta: 1 to 8 bit planes, each against what the ones before leave [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) bit_planes: Option<u8>,
+
+    /// dare, ultradelta: share of entries that is dropped, above 0 and below 1
+    /// [default: 0.9; ultradelta 0.95]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) sparsity: Option<f64>,
+
+    /// ultradelta: what the shares of its three groups of matrices differ by [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) step: Option<f64>,
+
+    /// ultradelta: how matrices are grouped: thirds of the parameters (the authors' code) or of the
+    /// matrices (the paper) [default: code]
+    #[arg(long, value_enum)]
+    pub(crate) rates: Option<RatesName>,
+
+    /// ultradelta: clamp the last group's share to 0.99, as the authors' code does [default: off]
+    #[arg(long, value_enum)]
+    pub(crate) clamp: Option<Switch>,
+
+    /// ultradelta: what the trace norm is held against: none, archive (the least of its variants), or
+    /// a number [default: none]
+    #[arg(long, value_name = "REF", value_parser = trace_reference)]
+    pub(crate) trace_reference: Option<TraceReference>,
+
+    /// ultradelta: what the trace norm is taken of [default: survivors]
+    #[arg(long, value_enum)]
+    pub(crate) trace_of: Option<TraceOfName>,
+
+    /// ultradelta: least factor that a trace norm leads to, 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) gamma_floor: Option<f64>,
+
+    /// deltadq: one entry of so many survives [default: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) alpha: Option<u32>,
+
+    /// deltadq: entries a group, a multiple of alpha [default: the largest up to 16, or alpha]
+    #[arg(long, value_name = "N")]
+    pub(crate) group: Option<u32>,
+
+    /// deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: 4]
+    #[arg(long, value_name = "N")]
+    pub(crate) bits: Option<u8>,
+
+    /// deltadq: how positions are stored [default: seed]
+    #[arg(long, value_enum)]
+    pub(crate) index: Option<IndexName>,
+
+    /// deltadq: parts by value, a power of two, with --index csr [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) parts: Option<u16>,
+
+    /// DBMS: shift the base along a vector before the delta is taken: own (the fine-tune's own first
+    /// stage), shared (the mean of the archive's variants, stored once), or another checkpoint's path
+    #[arg(long, value_name = "VECTOR")]
+    pub(crate) base_shift: Option<PathBuf>,
+
+    /// With --base-shift: how far, 0 to 1.5 [default: found by --tune]
+    #[arg(long, value_name = "N", requires = "base_shift")]
+    pub(crate) lambda: Option<f64>,
+
+    /// With --base-shift: what the compressed delta is multiplied by, 0 to 2 [default: found by --tune]
+    #[arg(long, value_name = "N", requires = "base_shift")]
+    pub(crate) eta: Option<f64>,
+
+    /// With --base-shift: whether eta keeps the delta's length or makes its squared error least
+    /// [default: unbiased]
+    #[arg(long, value_enum, requires = "base_shift")]
+    pub(crate) eta_rule: Option<EtaRuleName>,
+
+    /// With --base-shift: find lambda and eta from a sample of tiles (data-free), or by a command that
+    /// gets a restored directory and prints one number, the lower the better [default: data-free]
+    #[arg(long, value_name = "data-free|command:CMD", requires = "base_shift", value_parser = tune)]
+    pub(crate) tune: Option<TuneName>,
+
+    /// Store tensors whose names match with loss, instead of the linear layers inside blocks
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) include: Option<String>,
+
+    /// Store tensors whose names match without loss
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) exclude: Option<String>,
+
+    /// What becomes of tensors that are not stored with loss: kept bit for bit, or dropped to the
+    /// base's values where it has the same dtype and shape
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) rest: RestName,
+}
+
+/// The methods by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum MethodName {
+    /// Every tensor bit for bit
+    Lossless,
+    /// Quantised DCT patches of the linear layers, the rest bit for bit
+    #[default]
+    DeltaDct,
+    /// Signs of the linear layers' deltas with one scale a matrix, the rest bit for bit
+    #[value(name = "bitdelta")]
+    BitDelta,
+    /// A random share of the linear layers' deltas, rescaled, the rest bit for bit
+    Dare,
+    /// Quantised survivors of groups of the linear layers' deltas, the rest bit for bit
+    #[value(name = "deltadq")]
+    DeltaDq,
+    /// Quantised survivors of the linear layers' deltas, level by level, the rest bit for bit
+    #[value(name = "ultradelta")]
+    UltraDelta,
+}
+
+/// How eta follows from a compressed delta.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EtaRuleName {
+    Unbiased,
+    LeastSquares,
+}
+
+/// How lambda and eta are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TuneName {
+    DataFree,
+    Command(String),
+}
+
+fn tune(text: &str) -> Result<TuneName, String> {
+    match (text, text.strip_prefix("command:")) {
+        ("data-free", _) => Ok(TuneName::DataFree),
+        (_, Some(command)) if !command.trim().is_empty() => {
+            Ok(TuneName::Command(command.to_owned()))
+        }
+        _ => Err("it is data-free or command:CMD, as in command:'python score.py'".to_owned()),
+    }
+}
+
+/// How UltraDelta groups matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RatesName {
+    Code,
+    Paper,
+}
+
+/// What UltraDelta takes the trace norm of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TraceOfName {
+    Survivors,
+    Delta,
+}
+
+/// How positions of survivors are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IndexName {
+    /// Drawn again from the seed: no byte
+    Seed,
+    /// Inside their group
+    InGroup,
+    /// As compressed sparse rows, the paper's form
+    Csr,
+}
+
+/// How a scale is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScaleName {
+    Mean,
+    Unbiased,
+}
+
+/// What becomes of tensors that are not stored with loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum RestName {
+    #[default]
+    Keep,
+    Base,
+}
+
+/// A setting with two states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Switch {
+    On,
+    Off,
+}
+
+/// `none`, `archive`, or a number.
+fn trace_reference(text: &str) -> Result<TraceReference, String> {
+    match text {
+        "none" => Ok(TraceReference::None),
+        "archive" => Ok(TraceReference::Archive),
+        _ => text
+            .parse()
+            .map(TraceReference::Value)
+            .map_err(|_| "it is none, archive, or a number above 0".to_owned()),
+    }
+}

@@ -1,0 +1,204 @@
+//! The method that was chosen, with its settings.
+
+use clap::ValueEnum;
+use delta_stream::{
+    BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, Error, EtaRule, GroupIndex, Method,
+    Rates, Result, SignScale, TraceOf, Tune, UltraDelta,
+};
+
+use crate::cli::args::{
+    Choice, EtaRuleName, IndexName, MethodName, RatesName, ScaleName, Switch, TraceOfName, TuneName,
+};
+use crate::cli::score;
+
+/// The method with its settings. A setting of another method is refused rather than ignored.
+pub(crate) fn method(choice: &Choice) -> Result<Method> {
+    refuse_foreign(choice)?;
+    Ok(match choice.method {
+        MethodName::Lossless => Method::Lossless,
+        MethodName::DeltaDct => Method::DeltaDct(delta_dct(choice)),
+        MethodName::BitDelta => Method::BitDelta(bit_delta(choice)),
+        MethodName::Dare => Method::Dare(dare(choice)),
+        MethodName::DeltaDq => Method::DeltaDq(delta_dq(choice)),
+        MethodName::UltraDelta => Method::UltraDelta(ultra_delta(choice)),
+    })
+}
+
+/// How the base is shifted, if it is.
+pub(crate) fn base_shift(choice: &Choice) -> Option<BaseShift> {
+    let vector = choice.base_shift.as_ref()?;
+    let vector = match vector.to_str() {
+        Some("own") => BaseVector::Own,
+        Some("shared") => BaseVector::Shared,
+        _ => BaseVector::External(vector.clone()),
+    };
+    let rule = match choice.eta_rule {
+        Some(EtaRuleName::LeastSquares) => EtaRule::LeastSquares,
+        None | Some(EtaRuleName::Unbiased) => EtaRule::Unbiased,
+    };
+    let tune = match &choice.tune {
+        Some(TuneName::Command(command)) => Tune::Score(score::command(command)),
+        None | Some(TuneName::DataFree) => Tune::DataFree,
+    };
+    let shift = BaseShift::new(vector).with_parameters(choice.lambda, choice.eta);
+    Some(shift.with_rule(rule).with_tune(tune))
+}
+
+fn refuse_foreign(choice: &Choice) -> Result<()> {
+    use MethodName as M;
+    let settings: &[(&str, bool, &[M])] = &[
+        ("--patch", choice.patch.is_some(), &[M::DeltaDct]),
+        ("--allocation", choice.allocation.is_some(), &[M::DeltaDct]),
+        ("--rescale", choice.rescale.is_some(), &[M::DeltaDct]),
+        ("--scale", choice.scale.is_some(), &[M::BitDelta]),
+        ("--bit-planes", choice.bit_planes.is_some(), &[M::BitDelta]),
+        ("--sparsity", choice.sparsity.is_some(), &[M::Dare, M::UltraDelta]),
+        ("--alpha", choice.alpha.is_some(), &[M::DeltaDq]),
+        ("--group", choice.group.is_some(), &[M::DeltaDq]),
+        ("--bits", choice.bits.is_some(), &[M::DeltaDq, M::UltraDelta]),
+        ("--index", choice.index.is_some(), &[M::DeltaDq]),
+        ("--parts", choice.parts.is_some(), &[M::DeltaDq]),
+        ("--step", choice.step.is_some(), &[M::UltraDelta]),
+        ("--rates", choice.rates.is_some(), &[M::UltraDelta]),
+        ("--clamp", choice.clamp.is_some(), &[M::UltraDelta]),
+        ("--trace-reference", choice.trace_reference.is_some(), &[M::UltraDelta]),
+        ("--trace-of", choice.trace_of.is_some(), &[M::UltraDelta]),
+        ("--gamma-floor", choice.gamma_floor.is_some(), &[M::UltraDelta]),
+    ];
+    let foreign = settings.iter().find(|(_, given, of)| *given && !of.contains(&choice.method));
+    let Some((flag, _, of)) = foreign else { return Ok(()) };
+    let name = |m: &M| m.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
+    let of: Vec<_> = of.iter().map(name).collect();
+    Err(Error::invalid_argument(format!(
+        "{flag} belongs to --method {}; --method {} does not use it",
+        of.join(" and "),
+        name(&choice.method)
+    )))
+}
+
+fn delta_dct(choice: &Choice) -> DeltaDct {
+    let mut settings = DeltaDct::default();
+    if let Some(patch) = choice.patch {
+        settings = settings.with_patch(patch);
+    }
+    if let Some(allocation) = &choice.allocation {
+        settings = settings.with_allocation(allocation.clone());
+    }
+    if let Some(rescale) = choice.rescale {
+        settings = settings.with_rescale(rescale == Switch::On);
+    }
+    settings
+}
+
+fn bit_delta(choice: &Choice) -> BitDelta {
+    let mut settings = BitDelta::default();
+    if let Some(scale) = choice.scale {
+        settings = settings.with_scale(match scale {
+            ScaleName::Mean => SignScale::Mean,
+            ScaleName::Unbiased => SignScale::Unbiased,
+        });
+    }
+    if let Some(planes) = choice.bit_planes {
+        settings = settings.with_planes(planes);
+    }
+    settings
+}
+
+fn dare(choice: &Choice) -> Dare {
+    let settings = Dare::default();
+    settings.with_sparsity(choice.sparsity.unwrap_or(settings.sparsity))
+}
+
+fn delta_dq(choice: &Choice) -> DeltaDq {
+    let settings = DeltaDq::default();
+    let index = match choice.index {
+        None | Some(IndexName::Seed) => GroupIndex::Seed,
+        Some(IndexName::InGroup) => GroupIndex::InGroup,
+        Some(IndexName::Csr) => GroupIndex::Csr,
+    };
+    settings
+        .with_alpha(choice.alpha.unwrap_or(settings.alpha))
+        .with_group(choice.group)
+        .with_bits(choice.bits.unwrap_or(settings.bits))
+        .with_index(index, choice.parts.unwrap_or(settings.parts))
+}
+
+fn ultra_delta(choice: &Choice) -> UltraDelta {
+    let settings = UltraDelta::default();
+    let rates = match choice.rates {
+        None => settings.rates,
+        Some(RatesName::Code) => Rates::Code,
+        Some(RatesName::Paper) => Rates::Paper,
+    };
+    let of = match choice.trace_of {
+        None => settings.trace_of,
+        Some(TraceOfName::Survivors) => TraceOf::Survivors,
+        Some(TraceOfName::Delta) => TraceOf::Delta,
+    };
+    let sparsity = choice.sparsity.unwrap_or(settings.sparsity);
+    settings
+        .with_bits(choice.bits.unwrap_or(settings.bits))
+        .with_sparsity(sparsity, choice.step.unwrap_or(settings.step))
+        .with_rates(rates, choice.clamp == Some(Switch::On))
+        .with_trace(
+            choice.trace_reference.unwrap_or(settings.trace_reference),
+            of,
+            choice.gamma_floor.unwrap_or(settings.gamma_floor),
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Args, Verb};
+    use clap::Parser;
+    use delta_stream::{ErrorKind, TraceReference};
+
+    fn choice(line: &str) -> Choice {
+        let line = format!("delta-stream plan --shards f --base b -q {line}");
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        let Verb::Plan(verb) = args.verb else { panic!("not plan") };
+        verb.choice
+    }
+
+    #[test]
+    fn settings_of_another_method_are_refused_by_name() {
+        let foreign = [
+            "--patch 8",
+            "--allocation 2:1",
+            "--rescale on",
+            "--scale mean",
+            "--bit-planes 2",
+            "--sparsity 0.5",
+            "--alpha 4",
+            "--step 0.1",
+            "--trace-reference none",
+        ];
+        for flag in foreign {
+            let error = method(&choice(&format!("--method lossless {flag}"))).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            let text = error.to_string();
+            let name = flag.split(' ').next().unwrap();
+            assert!(text.contains(name) && text.contains("lossless"), "{text}");
+        }
+        let text = method(&choice("--method bitdelta --bits 2")).unwrap_err().to_string();
+        assert!(text.contains("deltadq and ultradelta"), "{text}");
+    }
+
+    #[test]
+    fn ultradelta_takes_all_its_settings() {
+        let line = "--method ultradelta --bits 3 --sparsity 0.9 --step 0.02 --rates paper --clamp on \
+                    --trace-reference 12.5 --trace-of delta --gamma-floor 0";
+        let Method::UltraDelta(settings) = method(&choice(line)).unwrap() else { panic!("other") };
+        let wanted = UltraDelta::default()
+            .with_bits(3)
+            .with_sparsity(0.9, 0.02)
+            .with_rates(Rates::Paper, true)
+            .with_trace(TraceReference::Value(12.5), TraceOf::Delta, 0.0);
+        assert_eq!(settings, wanted);
+        let Method::UltraDelta(settings) = method(&choice("--method ultradelta")).unwrap() else {
+            panic!("other")
+        };
+        assert_eq!(settings, UltraDelta::default());
+    }
+}

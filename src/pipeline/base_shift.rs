@@ -1,0 +1,252 @@
+//! DBMS as a stage before the encode: finds or makes the base vector, and the two parameters.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::archive::{Archive, ArchiveWriter, Head, Item, Seal, ShiftRecord, Stored, StoredShard};
+use crate::archive::{Origin, VECTOR_MARK};
+use crate::checkpoint::{plan_shards, temporary_dir};
+use crate::error::{Error, Result, ResultExt};
+use crate::method::dbms::{self, Fit, Point};
+use crate::method::{BaseShift, BaseVector, TraceNorms, Tune};
+use crate::pipeline::compress::encode_variant;
+use crate::pipeline::encode::{Run, encode_units};
+use crate::pipeline::forecast::take_sample;
+use crate::pipeline::inputs::{Inputs, TOOL};
+use crate::pipeline::options::{CompressOptions, Observer};
+use crate::pipeline::schedule::{Unit, units};
+use crate::pipeline::stored_delta::{Shift, Sides, StoredDelta, load_delta};
+use crate::pipeline::trial::write_trial;
+use crate::report::BaseShiftReport;
+
+/// What a variant is encoded against.
+pub(crate) struct Shifted<'a> {
+    pub(crate) record: ShiftRecord,
+    pub(crate) shift: Option<Shift<'a>>,
+    pub(crate) report: BaseShiftReport,
+}
+
+/// One variant that is about to be encoded.
+#[derive(Clone, Copy)]
+pub(crate) struct Task<'a> {
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) options: &'a CompressOptions,
+    pub(crate) observer: &'a dyn Observer,
+    /// The archive it is added to, as it is; none if it is new.
+    pub(crate) archive: Option<&'a Archive>,
+    /// Where the archive is to stand.
+    pub(crate) path: &'a Path,
+}
+
+/// The base vector of a shift, wherever it comes from.
+struct Vector<'a> {
+    name: String,
+    id: u32,
+    delta: Arc<StoredDelta<'a>>,
+    /// Bytes it takes in the archive.
+    bytes: u64,
+    /// Variants that use it, this one included.
+    n_users: usize,
+}
+
+/// Makes the base vector unless it is there, and finds the parameters.
+pub(crate) fn prepare<'a>(
+    task: &Task<'a>,
+    settings: &BaseShift,
+    writer: &mut ArchiveWriter,
+) -> Result<Shifted<'a>> {
+    let vector = match settings.lambda {
+        // Nothing is shifted, so nothing is stored to shift along.
+        Some(0.0) => None,
+        _ => Some(vector(task, settings, writer)?),
+    };
+    let along = vector.as_ref().map(|v| &v.delta);
+    let (point, n_trials) = parameters(task, settings, along)?;
+    let [lambda, eta] = point.map(|x| x as f32);
+    let shift = vector.as_ref().map(|v| Shift { vector: Arc::clone(&v.delta), lambda });
+    Ok(Shifted {
+        record: ShiftRecord { vector: vector.as_ref().map(|v| v.id), lambda, eta },
+        shift: shift.filter(|s| s.lambda != 0.0),
+        report: BaseShiftReport {
+            vector: vector.as_ref().map(|v| v.name.clone()),
+            vector_bytes: vector.as_ref().map_or(0, |v| v.bytes),
+            vector_users: vector.as_ref().map_or(0, |v| v.n_users),
+            lambda,
+            eta,
+            evaluations: n_trials,
+        },
+    })
+}
+
+/// The base vector: the archive's, or a new one.
+fn vector<'a>(
+    task: &Task<'a>,
+    settings: &BaseShift,
+    writer: &mut ArchiveWriter,
+) -> Result<Vector<'a>> {
+    let name = match &settings.vector {
+        BaseVector::Own => format!("{VECTOR_MARK}own/{}", task.inputs.name),
+        BaseVector::Shared => format!("{VECTOR_MARK}shared"),
+        BaseVector::External(path) => {
+            let end = path.file_name().unwrap_or(path.as_os_str());
+            format!("{VECTOR_MARK}from/{}", end.to_string_lossy())
+        }
+    };
+    if let Some(archive) = task.archive
+        && let Some(entry) = archive.index.vectors().find(|v| v.name == name)
+    {
+        let (id, stored) = (entry.id, archive.load_vector(entry.id)?);
+        let bytes = stored.seal.stored_bytes() + stored.record_bytes;
+        let mut n_users = 1;
+        for variant in archive.index.variants() {
+            let shift = archive.load_entry(variant)?.head.shift;
+            n_users += usize::from(shift.is_some_and(|s| s.vector == Some(id)));
+        }
+        let delta = StoredDelta::new(archive.frames().clone(), stored, None, None);
+        let delta = Arc::new(delta.keep_like(&task.inputs.ft));
+        return Ok(Vector { name, id, delta, bytes, n_users });
+    }
+    let before = writer.added();
+    let (id, delta) = match &settings.vector {
+        BaseVector::Own => make(task, &name, Sides::AsTheyAre, writer)?,
+        BaseVector::Shared => make(task, &name, Sides::MeanWith(&others(task)?), writer)?,
+        BaseVector::External(path) => {
+            let options = task.options.clone().with_name("vector");
+            let external = Inputs::open(path, &task.inputs.base_path, &options)
+                .context(|| format!("--base-shift {}", path.display()))?;
+            let task = Task { inputs: &external, archive: None, ..*task };
+            make(&task, &name, Sides::AsTheyAre, writer)?
+        }
+    };
+    let bytes = writer.added() - before;
+    let delta = Arc::new(delta.keep_like(&task.inputs.ft));
+    Ok(Vector { name, id, delta, bytes, n_users: 1 })
+}
+
+/// The deltas of the archive's variants.
+fn others<'a>(task: &Task<'a>) -> Result<Vec<StoredDelta<'a>>> {
+    let Some(archive) = task.archive else { return Ok(Vec::new()) };
+    let base = (&task.inputs.base, &task.inputs.base_source);
+    let variants = archive.index.variants();
+    variants
+        .map(|v| Ok(load_delta(archive, archive.load_entry(v)?, base)?.keep_like(&task.inputs.ft)))
+        .collect()
+}
+
+/// Encodes a base vector: a variant of the lossy tensors alone, which is read back as it was decoded.
+fn make<'b>(
+    task: &Task<'_>,
+    name: &str,
+    sides: Sides<'_>,
+    writer: &mut ArchiveWriter,
+) -> Result<(u32, StoredDelta<'b>)> {
+    let Task { inputs, options, observer, .. } = *task;
+    let mut items = vec![u32::MAX; inputs.pair.items.len()];
+    let (mut stored_items, mut tensors): (Vec<Item>, Vec<_>) = (Vec::new(), Vec::new());
+    for (i, (t, p)) in inputs.ft.tensors().iter().zip(&inputs.pair.items).enumerate() {
+        if p.item.lossy && matches!(p.item.origin, Origin::Base { .. }) {
+            items[i] = stored_items.len() as u32;
+            stored_items.push(p.item.clone());
+            tensors.push((t.name.clone(), t.dtype, t.shape.clone(), t.n_bytes));
+        }
+    }
+    let layout = plan_shards(&tensors, None, u64::MAX)?.into_iter().next();
+    let layout = layout.ok_or_else(|| Error::invalid_argument("there is nothing to shift"))?;
+    // A residual must not meet the mask again that made it.
+    let seed = options.seed ^ 1 << 63;
+    let (file_name, file_len, header) = (layout.file_name, layout.file_len, layout.header);
+    let head = Head {
+        name: name.to_owned(),
+        method: options.method.id() as u16,
+        settings: options.method.settings(),
+        seed,
+        tool: TOOL.to_owned(),
+        has_index: false,
+        shards: vec![StoredShard { file_name, file_len, header }],
+        items: stored_items,
+        side_files: Vec::new(),
+        shift: None,
+    };
+    let place = writer.write_head(&head)?;
+    let id = writer.variant_id();
+    let units: Vec<Unit> = lossy_units(task);
+    let none = TraceNorms::new();
+    let run = Run { sides, items: Some(&items), ..Run::new(&units, id, &none, seed) };
+    let (seals, measured) = encode_variant(inputs, writer, options, &run, observer)?;
+    let seals = seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
+    let seal = Seal { tensors: seals.map(|(s, _)| s).collect(), blobs: Vec::new(), measured };
+    writer.finish_variant(name, place, &seal)?;
+    let stored = Stored::new(id, head, seal, 0)?;
+    Ok((id, StoredDelta::new(writer.frames()?, stored, None, None)))
+}
+
+fn lossy_units(task: &Task<'_>) -> Vec<Unit> {
+    let n_surveys = task.options.method.lossy().map_or(0, |m| m.n_passes());
+    let mut units = units(&task.inputs.pair, n_surveys);
+    units.retain(|u| task.inputs.pair.items[u.tensor].item.lossy);
+    units
+}
+
+/// Lambda and eta, and how often something was encoded to find them.
+fn parameters<'a>(
+    task: &Task<'a>,
+    settings: &BaseShift,
+    vector: Option<&Arc<StoredDelta<'a>>>,
+) -> Result<(Point, usize)> {
+    if let (Some(lambda), Some(eta)) = (settings.lambda, settings.eta) {
+        return Ok(([lambda, eta], 0));
+    }
+    let mut sample = lossy_units(task);
+    sample.iter_mut().for_each(take_sample);
+    let mut n_trials = 0;
+    let mut fit_at = |lambda: f64| {
+        n_trials += 1;
+        fit(task, &sample, vector, lambda as f32)
+    };
+    let eta_of = |fit: &Fit| settings.eta.unwrap_or_else(|| fit.eta(settings.rule));
+    let lambda = match settings.lambda {
+        Some(lambda) => lambda,
+        None => dbms::search_lambda(|lambda| {
+            let fit = fit_at(lambda)?;
+            Ok(fit.objective(eta_of(&fit)))
+        })?,
+    };
+    // Parameters are stored as f32; eta belongs to the lambda that is.
+    let lambda = f64::from(lambda as f32);
+    let start = [lambda, eta_of(&fit_at(lambda)?)];
+    let Tune::Score(score) = &settings.tune else { return Ok((start, n_trials)) };
+    let given = [settings.lambda.is_some(), settings.eta.is_some()];
+    let point = dbms::search_scores(start, given, |point| {
+        n_trials += 1;
+        let dir = temporary_dir(task.path)?;
+        let checkpoint = dir.path().join("checkpoint");
+        write_trial(task, vector, point.map(|x| x as f32), &checkpoint)?;
+        let found = score.of(&checkpoint)?;
+        let [lambda, eta] = point;
+        task.observer.note(&format!("lambda {lambda:.4}, eta {eta:.4}: score {found}"));
+        Ok(found)
+    })?;
+    Ok((point, n_trials))
+}
+
+/// How the method fits a sample of tiles at this lambda.
+fn fit(
+    task: &Task<'_>,
+    sample: &[Unit],
+    vector: Option<&Arc<StoredDelta<'_>>>,
+    lambda: f32,
+) -> Result<Fit> {
+    let none = TraceNorms::new();
+    let shift = vector.map(|v| Shift { vector: Arc::clone(v), lambda });
+    let sides = match &shift {
+        Some(shift) if lambda != 0.0 => Sides::ShiftedBase(shift),
+        _ => Sides::AsTheyAre,
+    };
+    let run = Run { sides, fits: true, ..Run::new(sample, 0, &none, task.options.seed) };
+    let mut sum = Fit::default();
+    encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
+        sum.add(tile.fit);
+        Ok(vec![tile.frame])
+    })?;
+    Ok(sum)
+}

@@ -1,0 +1,97 @@
+//! Gathers what surveys find, tile by tile in order, and gives the merged plans to the reader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+
+use crate::method::{Joint, LossyMethod, MatrixPlan, Measured, TraceNorms};
+use crate::pair::Pair;
+use crate::pipeline::schedule::{Block, Merged, Unit};
+use crate::survey::TileStats;
+
+/// Merges the tiles of a pass into a plan, and the plans of all matrices where a method decides about
+/// them together.
+pub(crate) struct Merger<'a> {
+    pub(crate) method: &'a dyn LossyMethod,
+    pub(crate) units: &'a [Unit],
+    pub(crate) pair: &'a Pair,
+    /// What the archive holds already.
+    pub(crate) earlier: &'a TraceNorms,
+    pub(crate) merged: Sender<Merged>,
+    /// What the method has to say about the whole model.
+    pub(crate) measured: &'a mut Measured,
+    /// Tiles of the pass under way.
+    stats: Vec<TileStats>,
+    /// Plans of matrices between two passes, by unit.
+    plans: BTreeMap<usize, MatrixPlan>,
+}
+
+impl<'a> Merger<'a> {
+    pub(crate) fn new(
+        method: &'a dyn LossyMethod,
+        (units, pair): (&'a [Unit], &'a Pair),
+        earlier: &'a TraceNorms,
+        merged: Sender<Merged>,
+        measured: &'a mut Measured,
+    ) -> Self {
+        let (stats, plans) = (Vec::new(), BTreeMap::new());
+        Self { method, units, pair, earlier, merged, measured, stats, plans }
+    }
+
+    /// Adds one tile's result; after the last tile of a pass the plan goes to the reader, and after the
+    /// last tile of a joint pass all plans do.
+    pub(crate) fn add(&mut self, block: Block, stats: TileStats) {
+        let unit = &self.units[block.unit];
+        self.stats.push(stats);
+        if (self.stats.len() as u64) < unit.tiles.end - unit.tiles.start {
+            return;
+        }
+        let before = self.plans.remove(&block.unit).unwrap_or_default();
+        let exact = match block.pass {
+            0 => self.stats.iter().map(|s| *s == TileStats::NonFinite).collect(),
+            _ => before.exact,
+        };
+        let n_elements = self.n_elements(block.unit);
+        let decided = self.method.merge(block.pass, &before.decided, n_elements, &self.stats);
+        self.stats.clear();
+        self.plans.insert(block.unit, MatrixPlan { exact, decided });
+        if !self.method.joint_passes().contains(&block.pass) {
+            self.send(block.unit, block.pass);
+        } else if !self.units[block.unit + 1..].iter().any(|u| u.n_surveys > 0) {
+            self.decide_jointly(block.pass);
+        }
+    }
+
+    fn decide_jointly(&mut self, pass: usize) {
+        let mut plans = std::mem::take(&mut self.plans);
+        let mut joint: Vec<_> = plans
+            .iter_mut()
+            .map(|(unit, plan)| Joint {
+                n_elements: self.n_elements(*unit),
+                decided: &mut plan.decided,
+            })
+            .collect();
+        let measured = self.method.decide_jointly(pass, self.earlier, &mut joint);
+        self.measured.extend(measured);
+        self.plans = plans;
+        for unit in self.plans.keys().copied().collect::<Vec<_>>() {
+            self.send(unit, pass);
+        }
+    }
+
+    /// Gives a plan to the reader; it is kept here as long as another pass refines it.
+    fn send(&mut self, unit: usize, pass: usize) {
+        let passes = pass + 1;
+        let more = passes < self.units[unit].n_surveys;
+        let plan = if more { self.plans.get(&unit).cloned() } else { self.plans.remove(&unit) };
+        // A reader that is gone has failed, which the run will say.
+        let _ = self.merged.send((unit, passes, Arc::new(plan.unwrap_or_default())));
+    }
+
+    fn n_elements(&self, unit: usize) -> u64 {
+        let unit = &self.units[unit];
+        let tiling = &self.pair.items[unit.tensor].tiling;
+        unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum()
+    }
+}
