@@ -62,6 +62,7 @@ pub mod dct;
 pub mod entropy;
 mod float;
 mod lane;
+pub mod moment;
 pub mod pack;
 pub mod patch;
 pub mod planes;
