@@ -32,6 +32,9 @@ pub struct CompressReport {
     pub bits_per_parameter: Option<f64>,
     /// Error of the lossy tensors: sum of squares of what was lost over the delta's.
     pub relative_error: Option<f64>,
+    /// The same at the layers' outputs: tr(E M E^T) of what was lost over tr(D M D^T) of the delta,
+    /// summed over the lossy tensors with statistics; null without `calibrate`.
+    pub output_error: Option<f64>,
     /// How the base was shifted; null if it was not.
     pub base_shift: Option<BaseShiftReport>,
     /// What the method measured about the whole model, by name; empty for most.

@@ -10,6 +10,7 @@ use crate::cli::args::{
     Choice, EtaRuleName, IndexName, MethodName, RatesName, ScaleName, Switch, TraceOfName, TuneName,
 };
 use crate::cli::score;
+use crate::cli::values::GroupSize;
 
 /// The method with its settings. A setting of another method is refused rather than ignored.
 pub(crate) fn method(choice: &Choice) -> Result<Method> {
@@ -118,7 +119,7 @@ fn delta_dq(choice: &Choice) -> DeltaDq {
     };
     settings
         .with_alpha(choice.alpha.unwrap_or(settings.alpha))
-        .with_group(choice.group)
+        .with_group(choice.group.and_then(GroupSize::number))
         .with_bits(choice.bits.unwrap_or(settings.bits))
         .with_index(index, choice.parts.unwrap_or(settings.parts))
 }

@@ -50,6 +50,9 @@ pub(crate) fn table(report: &CompressReport) -> String {
         format!("lambda {lambda:.4} along {vector} ({}{users}), eta {eta:.4}", size(s.vector_bytes))
     });
     let measured = (!report.measured.is_empty()).then(|| listed(&report.measured));
+    let output = report.output_error.map(|e| {
+        format!("{} (the same at the outputs of the calibrated layers)", relative(Some(e)))
+    });
     let rate = report.fine_tuned_bytes as f64 / report.elapsed_seconds.max(1e-9);
     let mut facts = Facts::default();
     facts
@@ -65,6 +68,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         .add_if("paper ratio", paper)
         .add_if("bits a parameter", bits)
         .add_if("relative error", error)
+        .add_if("output error", output)
         .add_if("base shift", shift)
         .add_if("measured", measured)
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds)

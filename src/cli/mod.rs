@@ -16,6 +16,7 @@ mod remove;
 mod resolve;
 mod restore;
 mod score;
+mod values;
 mod verify;
 
 use std::process::ExitCode;

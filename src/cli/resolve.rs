@@ -79,6 +79,7 @@ impl Context {
         let mut options = CompressOptions::new(method)
             .with_policy(policy)
             .with_base_shift(choice::base_shift(choice))
+            .with_calibrate(choice.calibrate.clone())
             .with_seed(self.seed.unwrap_or(0))
             .with_resources(self.resources.clone())
             .with_force(self.force);
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Args, Verb};
     use clap::Parser;
-    use delta_stream::DeltaDct;
+    use delta_stream::{DeltaDct, DeltaDq};
 
     fn choice(line: &str) -> (Context, Choice) {
         let line = format!("delta-stream plan --shards f --base b -q {line}");
@@ -162,6 +163,15 @@ mod tests {
         assert_eq!(options.resources.threads, Resources::default().threads);
         assert_eq!(options.resources.map, MapChoice::never());
         assert_eq!((options.seed, options.name, options.force), (0, None, false));
+    }
+
+    #[test]
+    fn a_group_is_left_open_unless_it_is_given() {
+        for (line, group) in [("", None), ("--group auto", None), ("--group 16", Some(16))] {
+            let (context, choice) = choice(&format!("--method deltadq {line}"));
+            let options = context.compress_options(&choice, None).unwrap();
+            assert_eq!(options.method, Method::DeltaDq(DeltaDq::default().with_group(group)));
+        }
     }
 
     #[test]

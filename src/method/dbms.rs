@@ -53,9 +53,11 @@ pub enum EtaRule {
     LeastSquares,
 }
 
+type ScoreOf = dyn Fn(&Path) -> Result<f64> + Send + Sync;
+
 /// Scores a restored checkpoint, the lower the better.
 #[derive(Clone)]
-pub struct Score(Arc<dyn Fn(&Path) -> Result<f64> + Send + Sync>);
+pub struct Score(Arc<ScoreOf>);
 
 impl Score {
     /// A score from a function of the checkpoint's directory.
@@ -262,7 +264,10 @@ pub(crate) fn search_scores(
         simplex.push(at(point)?);
     }
     let n = free.len();
-    while n > 0 {
+    if n == 0 {
+        return Ok(start);
+    }
+    loop {
         simplex.sort_by(|a, b| a.0.total_cmp(&b.0));
         let size = |i: &usize| (simplex[n].1[*i] - simplex[0].1[*i]).abs();
         // A step takes two evaluations, and one more for each free parameter if it has to shrink.

@@ -29,7 +29,9 @@ pub enum GroupIndex {
 pub struct DeltaDq {
     /// One entry of so many survives, 2 to 65,536. Default 8.
     pub alpha: u32,
-    /// Entries a group, a multiple of alpha up to 65,536. Default: the largest up to 16, or alpha.
+    /// Entries a group, a multiple of alpha up to 65,536. Default: the one with the least output error
+    /// on a sample, where there are statistics (`CompressOptions::calibrate`), otherwise the largest
+    /// up to 16, or alpha.
     pub group: Option<u32>,
     /// Bits of a code, 1 to 8. Default 4.
     pub bits: u8,
@@ -54,7 +56,7 @@ impl DeltaDq {
         self
     }
 
-    /// Sets the group size; `None` for the rule.
+    /// Sets the group size; `None` for the default.
     #[must_use]
     pub fn with_group(mut self, group: Option<u32>) -> Self {
         self.group = group;
@@ -78,6 +80,14 @@ impl DeltaDq {
     /// The group size chosen or following from alpha.
     fn group(&self) -> u32 {
         self.group.unwrap_or((16 / self.alpha * self.alpha).max(self.alpha))
+    }
+
+    /// The group sizes to choose from for rows of up to `widest` entries, ascending: alpha, twice
+    /// alpha and so on.
+    pub(crate) fn groups(&self, widest: u64) -> Vec<u32> {
+        let most = widest.min(u64::from(MAX_GROUP));
+        let twice = |group: &u32| group.checked_mul(2).filter(|g| u64::from(*g) <= most);
+        std::iter::successors(Some(self.alpha), twice).collect()
     }
 
     pub(crate) fn validate(&self) -> Result<()> {
@@ -220,6 +230,22 @@ mod tests {
         for (alpha, group) in [(2, 16), (3, 15), (8, 16), (16, 16), (32, 32)] {
             assert_eq!(DeltaDq::default().with_alpha(alpha).group(), group);
         }
+    }
+
+    #[test]
+    fn groups_double_up_to_the_row() {
+        let of = |alpha, widest| DeltaDq::default().with_alpha(alpha).groups(widest);
+        assert_eq!(of(8, 64), [8, 16, 32, 64]);
+        assert_eq!(of(3, 100), [3, 6, 12, 24, 48, 96]);
+        assert_eq!(of(8, 5), [8]);
+        assert_eq!(of(MAX_GROUP, u64::MAX), [MAX_GROUP]);
+        assert!(
+            of(2, u64::MAX).iter().all(|g| DeltaDq::default()
+                .with_alpha(2)
+                .with_group(Some(*g))
+                .validate()
+                .is_ok())
+        );
     }
 
     #[test]

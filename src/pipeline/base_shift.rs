@@ -172,9 +172,10 @@ fn make<'b>(
     let units: Vec<Unit> = lossy_units(task);
     let none = TraceNorms::new();
     let run = Run { sides, items: Some(&items), ..Run::new(&units, id, &none, seed) };
-    let (seals, measured) = encode_variant(inputs, writer, options, &run, observer)?;
-    let seals = seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
-    let seal = Seal { tensors: seals.map(|(s, _)| s).collect(), blobs: Vec::new(), measured };
+    let written = encode_variant(inputs, writer, options, &run, observer)?;
+    let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
+    let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
+    let seal = Seal { tensors, blobs, measured: written.measured };
     writer.finish_variant(name, place, &seal)?;
     let stored = Stored::new(id, head, seal, 0)?;
     Ok((id, StoredDelta::new(writer.frames()?, stored, None, None)))

@@ -12,6 +12,7 @@ use crate::frame::{Kind, Label};
 use crate::method::{Measured, TRACE_NORM, TraceNorms};
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
+use crate::pipeline::choose::settle;
 use crate::pipeline::encode::{EncodedTile, Restored, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
@@ -85,6 +86,8 @@ fn trace_norms(archive: &Archive) -> Result<TraceNorms> {
 fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<CompressReport> {
     let Task { inputs, options, observer, .. } = *task;
     inputs.pair.notes.iter().for_each(|note| observer.note(note));
+    let options = &settle(inputs, options, observer)?;
+    let task = &Task { options, ..*task };
     let shifted = match &options.base_shift {
         Some(settings) => Some(base_shift::prepare(task, settings, &mut writer)?),
         None => None,
@@ -102,35 +105,46 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<C
         run.gain = shifted.record.eta;
         run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);
     }
-    let (mut seals, measured) = encode_variant(inputs, &mut writer, options, &run, observer)?;
+    let mut written = encode_variant(inputs, &mut writer, options, &run, observer)?;
     let blobs = write_side_files(inputs, &mut writer)?;
-    for checkpoint in [&inputs.ft, &inputs.base] {
-        checkpoint.check_unchanged()?;
-    }
+    inputs.check_unchanged()?;
+    let seals = &mut written.seals;
     for i in 0..seals.len() {
         if let Origin::Alias(of) = inputs.pair.items[i].item.origin {
             seals[i].restored_hash = seals[of as usize].restored_hash;
         }
     }
-    let seal = Seal { tensors: seals, blobs, measured };
+    let output = written.output_sums;
+    let seal = Seal { tensors: written.seals, blobs, measured: written.measured };
     writer.finish_variant(&inputs.name, place, &seal)?;
     let archive_bytes = writer.commit()?;
-    let shift = shifted.map(|s| s.report);
-    Ok(report(inputs, options, &seal, shift, archive_bytes, started))
+    let mut report = report(inputs, options, &seal, shifted.map(|s| s.report), archive_bytes);
+    report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
+    report.elapsed_seconds = started.elapsed().as_secs_f64();
+    Ok(report)
 }
 
-/// Writes the tiles of a variant; returns a seal for each tensor and what the method measured.
+/// What is known of a variant once its tiles are written.
+pub(crate) struct Written {
+    /// One for each tensor of the inputs.
+    pub(crate) seals: Vec<TensorSeal>,
+    pub(crate) measured: Measured,
+    /// Sums at the layers' outputs: of what was lost, of the delta.
+    output_sums: (f64, f64),
+}
+
+/// Writes the tiles of a variant.
 pub(crate) fn encode_variant(
     inputs: &Inputs,
     writer: &mut ArchiveWriter,
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
-) -> Result<(Vec<TensorSeal>, Measured)> {
+) -> Result<Written> {
     let mut sink = CompressSink::new(inputs, writer);
     let measured =
         encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
-    Ok((sink.seals, measured))
+    Ok(Written { seals: sink.seals, measured, output_sums: sink.output_sums })
 }
 
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.
@@ -139,6 +153,8 @@ struct CompressSink<'a> {
     writer: &'a mut ArchiveWriter,
     seals: Vec<TensorSeal>,
     hasher: TensorHasher,
+    /// What was lost of the layers' outputs, and what the delta makes of them.
+    output_sums: (f64, f64),
 }
 
 impl<'a> CompressSink<'a> {
@@ -149,7 +165,7 @@ impl<'a> CompressSink<'a> {
                 seal.restored_hash = TensorHasher::default().finish().1;
             }
         }
-        Self { inputs, writer, seals, hasher: TensorHasher::default() }
+        Self { inputs, writer, seals, hasher: TensorHasher::default(), output_sums: (0.0, 0.0) }
     }
 
     /// Writes one tile; returns the buffers to be used again.
@@ -163,6 +179,8 @@ impl<'a> CompressSink<'a> {
         seal.frame_lens.push(tile.frame.len() as u32);
         seal.squared_error += tile.squared_error;
         seal.squared_delta += tile.squared_delta;
+        self.output_sums.0 += tile.output_sums.0;
+        self.output_sums.1 += tile.output_sums.1;
         let item = &self.inputs.pair.items[tensor];
         if tile.part + 1 == item.tiling.len() {
             (seal.base_hash, seal.restored_hash) = self.hasher.finish();
@@ -219,7 +237,6 @@ fn report(
     seal: &Seal,
     base_shift: Option<BaseShiftReport>,
     archive_bytes: u64,
-    started: Instant,
 ) -> CompressReport {
     let lossy = || {
         let all = inputs.pair.items.iter().zip(inputs.ft.tensors()).zip(&seal.tensors);
@@ -245,13 +262,14 @@ fn report(
         paper_ratio_kind: paper.map(|(_, kind)| kind),
         bits_per_parameter: (parameters > 0).then(|| stored as f64 * 8.0 / parameters as f64),
         relative_error: (delta > 0.0).then(|| error / delta),
+        output_error: None,
         base_shift,
         measured: seal.measured.clone(),
         tensors: inputs.pair.items.len(),
         lossy_tensors: lossy().count(),
         lossy_parameters: parameters,
         peak_memory_bytes: peak_memory(),
-        elapsed_seconds: started.elapsed().as_secs_f64(),
+        elapsed_seconds: 0.0,
         notes: inputs.pair.notes.clone(),
     }
 }

@@ -13,6 +13,7 @@ use crate::kernel::{convert, quantise};
 use crate::method::dbms::Fit;
 use crate::method::{LossyMethod, Measured, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
+use crate::pipeline::calibration::{Calibration, output_sums};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::merge::Merger;
@@ -32,6 +33,7 @@ struct EncodeStage<'a> {
     pub(crate) pair: &'a Pair,
     pub(crate) method: &'a Method,
     pub(crate) run: Run<'a>,
+    calibration: Option<&'a Calibration>,
     /// Buffers that the sink has emptied.
     pub(crate) spare: SegQueue<Vec<u8>>,
 }
@@ -75,6 +77,8 @@ pub(crate) struct EncodedTile {
     /// Sums of squares of what was lost and of the delta.
     pub(crate) squared_error: f64,
     pub(crate) squared_delta: f64,
+    /// The same two at the layer's output; 0 without statistics.
+    pub(crate) output_sums: (f64, f64),
     /// Only if the run measures how a gain would fit.
     pub(crate) fit: Fit,
 }
@@ -138,6 +142,7 @@ impl EncodeStage<'_> {
             restored: Restored::Exact(job.ft),
             squared_error: 0.0,
             squared_delta: 0.0,
+            output_sums: (0.0, 0.0),
             fit: Fit::default(),
         })
     }
@@ -186,7 +191,7 @@ impl EncodeStage<'_> {
         let target = Target { dtype, n_rows, n_cols, patch, place, gain: self.run.gain };
         let label = self.label(tensor, job.part, codec as u16);
         let EncodeState { encoder, scratch, payload, .. } = state;
-        let lossy = Lossy { target, ft, base, sides };
+        let lossy = Lossy { target, tensor, delta, sides };
         let tile = self.finish_lossy(encoder, scratch, payload, label, &lossy)?;
         Ok(Outcome::Encoded(EncodedTile { base: job.base, ..tile }))
     }
@@ -201,7 +206,8 @@ impl EncodeStage<'_> {
         label: Label,
         lossy: &Lossy<'_>,
     ) -> Result<EncodedTile> {
-        let &Lossy { target, ft, base, sides } = lossy;
+        let &Lossy { target, sides, .. } = lossy;
+        let DeltaTile { ft, base, .. } = lossy.delta;
         let mut frame = self.spare();
         encoder.encode(label, payload, &mut frame)?;
         let mut restored = self.spare();
@@ -209,33 +215,52 @@ impl EncodeStage<'_> {
         let codec = codec::by_code(label.codec)?;
         codec.decode(payload, &target, Some(base), scratch, &mut restored)?;
         let decoded = Operand { dtype: target.dtype, bytes: &restored };
-        let error = squared_difference(ft, decoded, scratch);
-        let fit = match self.run.fits {
-            true => Fit {
-                delta: squared_difference(ft, base, scratch),
-                decoded: squared_difference(decoded, base, scratch),
-                error,
-            },
-            false => Fit::default(),
+        let (output_sums, fit) = match (self.run.fits, self.run.items) {
+            (true, _) => ((0.0, 0.0), self.fit(lossy, decoded, scratch)?),
+            // Of a fine-tune, not of a vector.
+            (_, None) => {
+                let delta = DeltaTile { ft: sides.0, base: sides.1, ..lossy.delta };
+                let sums = output_sums(self.calibration, lossy.tensor, delta, decoded, scratch)?;
+                (sums, Fit::default())
+            }
+            _ => Default::default(),
         };
+        let squared_error = squared_difference(ft, decoded, scratch);
         Ok(EncodedTile {
             part: u64::from(label.part),
             frame,
             restored: Restored::Lossy(restored),
-            squared_error: error,
+            squared_error,
             squared_delta: squared_difference(sides.0, sides.1, scratch),
+            output_sums,
             fit,
             base: None,
         })
     }
 }
 
+impl EncodeStage<'_> {
+    /// How a tile fits what it decodes to: at the layer's output where there are statistics, which
+    /// tensors without then have no part in.
+    fn fit(&self, lossy: &Lossy<'_>, decoded: Operand<'_>, scratch: &mut Scratch) -> Result<Fit> {
+        let DeltaTile { ft, base, .. } = lossy.delta;
+        let mut sum = |a, b| match self.calibration {
+            Some(calibration) => {
+                let difference = DeltaTile { ft: a, base: b, ..lossy.delta };
+                calibration.output_error(lossy.tensor, &difference, scratch)
+            }
+            None => Ok(squared_difference(a, b, scratch)),
+        };
+        Ok(Fit { delta: sum(ft, base)?, decoded: sum(decoded, base)?, error: sum(ft, decoded)? })
+    }
+}
+
 /// A tile that is stored with loss, once it is encoded.
 struct Lossy<'a> {
     target: Target,
-    /// What the delta was taken between.
-    ft: Operand<'a>,
-    base: Operand<'a>,
+    tensor: usize,
+    /// What was encoded.
+    delta: DeltaTile<'a>,
     /// Fine-tune and base as they are.
     sides: (Operand<'a>, Operand<'a>),
 }
@@ -297,8 +322,8 @@ pub(crate) fn encode_units(
     let needs = inputs.needs(&options.method, &run.sides);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
-    let method = &options.method;
-    let stage = &EncodeStage { ft, pair, method, run: *run, spare: SegQueue::new() };
+    let (method, calibration) = (&options.method, inputs.calibration.as_ref());
+    let stage = &EncodeStage { ft, pair, method, calibration, run: *run, spare: SegQueue::new() };
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::error::Result;
 use crate::inspect::stored_as;
 use crate::method::TraceNorms;
+use crate::pipeline::choose::settle;
 use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -30,6 +31,7 @@ pub fn forecast(
 ) -> Result<Forecast> {
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
+    let options = &settle(&inputs, options, observer)?;
     let needs = inputs.needs(&options.method, &Sides::AsTheyAre);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::method::{MatrixCut, Method};
 use crate::pair::Pair;
 use crate::pipeline::budget::Needs;
+use crate::pipeline::calibration::Calibration;
 use crate::pipeline::options::{CompressOptions, check_name};
 use crate::pipeline::stored_delta::Sides;
 
@@ -18,6 +19,7 @@ pub(crate) struct Inputs {
     pub(crate) ft_source: Source,
     pub(crate) base_source: Source,
     pub(crate) pair: Pair,
+    pub(crate) calibration: Option<Calibration>,
     pub(crate) side_files: Vec<checkpoint::SideFile>,
     pub(crate) name: String,
     pub(crate) base_path: PathBuf,
@@ -40,15 +42,30 @@ impl Inputs {
         let (ft_source, base_source) = (Source::new(&ft, map)?, Source::new(&base, map)?);
         let mut pair = Pair::new(&ft, &base, &options.method, &options.policy);
         pair.find_aliases(&ft, &ft_source)?;
+        let calibrate = options.calibrate.as_deref();
+        let calibration =
+            calibrate.map(|file| Calibration::open(file, &ft, &mut pair, map)).transpose()?;
         let side_files = ft.side_files()?;
         let skipped = side_files.skipped.iter();
         pair.notes.extend(skipped.map(|s| format!("{} {}; it is not carried", s.name, s.why)));
         let side_files = side_files.files;
-        Ok(Self { ft, base, ft_source, base_source, pair, side_files, name, base_path })
+        Ok(Self {
+            ft,
+            base,
+            ft_source,
+            base_source,
+            pair,
+            calibration,
+            side_files,
+            name,
+            base_path,
+        })
     }
 
     pub(crate) fn refuse_alias(&self, output: &Path) -> Result<()> {
-        for (what, checkpoint) in [("fine-tune", &self.ft), ("base", &self.base)] {
+        let statistics = self.calibration.iter().map(|c| ("calibration", c.checkpoint()));
+        let all = [("fine-tune", &self.ft), ("base", &self.base)].into_iter().chain(statistics);
+        for (what, checkpoint) in all {
             if checkpoint::aliases(output, checkpoint) {
                 let text = format!("{} lies in the {what}; choose another place", output.display());
                 return Err(Error::invalid_argument(text));
@@ -78,7 +95,16 @@ impl Inputs {
         let headers: u64 = self.ft.shards().iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.pair.items.iter().map(|p| p.tiling.len()).sum();
         let held = method.lossy().map_or(0, |m| m.held_bytes(&mut self.matrices()));
-        Needs { resident: 8 * headers + 32 * tiles + held, tile, worker }
+        let (statistics, buffers) =
+            self.calibration.as_ref().map_or((0, 0), |c| c.needs(&self.pair));
+        let resident = 8 * headers + 32 * tiles + held + statistics;
+        Needs { resident, tile, worker: worker + buffers }
+    }
+
+    /// Says whether everything that was read is still as it was when it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let statistics = self.calibration.as_ref().map(|c| c.checkpoint());
+        [&self.ft, &self.base].into_iter().chain(statistics).try_for_each(|c| c.check_unchanged())
     }
 
     /// Each matrix that is stored with loss.

@@ -3,6 +3,8 @@
 mod base;
 mod base_shift;
 mod budget;
+mod calibration;
+mod choose;
 mod compact;
 mod compare;
 mod compress;

@@ -1,5 +1,7 @@
 //! What a caller may choose, and how it hears of progress.
 
+use std::path::PathBuf;
+
 use crate::archive::VECTOR_MARK;
 use crate::checkpoint::MapChoice;
 use crate::error::{Error, Result};
@@ -60,6 +62,13 @@ pub struct CompressOptions {
     pub base_shift: Option<BaseShift>,
     /// Which tensors the method may touch.
     pub policy: Policy,
+    /// Statistics of the layers' inputs; only for methods with loss. A safetensors file with, for a
+    /// weight `[out, in]` called N, a tensor called N, F32 or F64: the inputs' second moments, mean of
+    /// x x^T `[in, in]`, or their diagonal, mean of x_j^2 `[in]`. With it the error at the layers'
+    /// outputs is reported, and a DeltaDQ group that is not given is chosen by it. A matrix is read
+    /// again for every tile and takes `in / 2` products an element: for widths of some thousands
+    /// take the diagonal. Not stored. Default: none.
+    pub calibrate: Option<PathBuf>,
     /// Seed of whatever a method draws. Default 0. Stored.
     pub seed: u64,
     /// Memory, threads, mapping.
@@ -76,6 +85,7 @@ impl CompressOptions {
             method,
             base_shift: None,
             policy: Policy::default(),
+            calibrate: None,
             seed: 0,
             resources: Resources::default(),
             force: false,
@@ -107,6 +117,13 @@ impl CompressOptions {
     #[must_use]
     pub fn with_policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Sets the file of statistics.
+    #[must_use]
+    pub fn with_calibrate(mut self, file: Option<PathBuf>) -> Self {
+        self.calibrate = file;
         self
     }
 
@@ -150,6 +167,10 @@ impl CompressOptions {
                 return Err(Error::invalid_argument(text));
             }
             shift.validate()?;
+        }
+        if self.calibrate.is_some() && self.method.lossy().is_none() {
+            let text = "--calibrate weighs what is lost; --method lossless loses nothing";
+            return Err(Error::invalid_argument(text));
         }
         self.method.validate()
     }

@@ -29,6 +29,8 @@ mod parts;
 
 // A base shifted before the delta is taken.
 mod base_shift;
+// Statistics of the layers' inputs: errors weighed by them, settings chosen by them.
+mod calibrate;
 
 // NaN and infinities under lossy methods.
 mod nonfinite;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use delta_stream::{Allocation, TraceReference};
 
+use crate::cli::values::GroupSize;
+
 /// Which method, its settings, and which tensors it may touch.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Method options")]
@@ -69,9 +71,10 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "N")]
     pub(crate) alpha: Option<u32>,
 
-    /// deltadq: entries a group, a multiple of alpha [default: the largest up to 16, or alpha]
-    #[arg(long, value_name = "N")]
-    pub(crate) group: Option<u32>,
+    /// deltadq: entries a group, a multiple of alpha; auto is the one with the least output error
+    /// by --calibrate, and without that the largest up to 16, or alpha [default: auto]
+    #[arg(long, value_name = "auto|N")]
+    pub(crate) group: Option<GroupSize>,
 
     /// deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: 4]
     #[arg(long, value_name = "N")]
@@ -107,6 +110,11 @@ pub(crate) struct Choice {
     /// gets a restored directory and prints one number, the lower the better [default: data-free]
     #[arg(long, value_name = "data-free|command:CMD", requires = "base_shift", value_parser = tune)]
     pub(crate) tune: Option<TuneName>,
+
+    /// Statistics of the layers' inputs (tools/calibrate): report the error at the layers' outputs,
+    /// and decide by it what is left open
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibrate: Option<PathBuf>,
 
     /// Store tensors whose names match with loss, instead of the linear layers inside blocks
     #[arg(long, value_name = "REGEX")]
