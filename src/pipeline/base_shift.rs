@@ -24,6 +24,17 @@ pub(crate) struct Shifted<'a> {
     pub(crate) record: ShiftRecord,
     pub(crate) shift: Option<Shift<'a>>,
     pub(crate) report: BaseShiftReport,
+    /// What each trial that was scored came to.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Lambda and eta, and how they were found.
+#[derive(Default)]
+struct Found {
+    point: Point,
+    /// How often something was encoded for them.
+    n_trials: usize,
+    notes: Vec<String>,
 }
 
 /// One variant that is about to be encoded.
@@ -61,20 +72,22 @@ pub(crate) fn prepare<'a>(
         _ => Some(vector(task, settings, writer)?),
     };
     let along = vector.as_ref().map(|v| &v.delta);
-    let (point, n_trials) = parameters(task, settings, along)?;
-    let [lambda, eta] = point.map(|x| x as f32);
-    let shift = vector.as_ref().map(|v| Shift { vector: Arc::clone(&v.delta), lambda });
+    let found = parameters(task, settings, along)?;
+    let [lambda, eta] = found.point.map(|x| x as f32);
+    // A vector that does not help is not used, so that it need not be kept.
+    let vector = vector.as_ref().filter(|_| lambda != 0.0);
     Ok(Shifted {
-        record: ShiftRecord { vector: vector.as_ref().map(|v| v.id), lambda, eta },
-        shift: shift.filter(|s| s.lambda != 0.0),
+        record: ShiftRecord { vector: vector.map(|v| v.id), lambda, eta },
+        shift: vector.map(|v| Shift { vector: Arc::clone(&v.delta), lambda }),
         report: BaseShiftReport {
-            vector: vector.as_ref().map(|v| v.name.clone()),
-            vector_bytes: vector.as_ref().map_or(0, |v| v.bytes),
-            vector_users: vector.as_ref().map_or(0, |v| v.n_users),
+            vector: vector.map(|v| v.name.clone()),
+            vector_bytes: vector.map_or(0, |v| v.bytes),
+            vector_users: vector.map_or(0, |v| v.n_users),
             lambda,
             eta,
-            evaluations: n_trials,
+            evaluations: found.n_trials,
         },
+        notes: found.notes,
     })
 }
 
@@ -188,14 +201,13 @@ fn lossy_units(task: &Task<'_>) -> Vec<Unit> {
     units
 }
 
-/// Lambda and eta, and how often something was encoded to find them.
 fn parameters<'a>(
     task: &Task<'a>,
     settings: &BaseShift,
     vector: Option<&Arc<StoredDelta<'a>>>,
-) -> Result<(Point, usize)> {
+) -> Result<Found> {
     if let (Some(lambda), Some(eta)) = (settings.lambda, settings.eta) {
-        return Ok(([lambda, eta], 0));
+        return Ok(Found { point: [lambda, eta], ..Found::default() });
     }
     let mut sample = lossy_units(task);
     sample.iter_mut().for_each(take_sample);
@@ -215,7 +227,10 @@ fn parameters<'a>(
     // Parameters are stored as f32; eta belongs to the lambda that is.
     let lambda = f64::from(lambda as f32);
     let start = [lambda, eta_of(&fit_at(lambda)?)];
-    let Tune::Score(score) = &settings.tune else { return Ok((start, n_trials)) };
+    let mut notes = Vec::new();
+    let Tune::Score(score) = &settings.tune else {
+        return Ok(Found { point: start, n_trials, notes });
+    };
     let given = [settings.lambda.is_some(), settings.eta.is_some()];
     let point = dbms::search_scores(start, given, |point| {
         n_trials += 1;
@@ -224,10 +239,11 @@ fn parameters<'a>(
         write_trial(task, vector, point.map(|x| x as f32), &checkpoint)?;
         let found = score.of(&checkpoint)?;
         let [lambda, eta] = point;
-        task.observer.note(&format!("lambda {lambda:.4}, eta {eta:.4}: score {found}"));
+        notes.push(format!("lambda {lambda:.4}, eta {eta:.4}: score {found}"));
+        task.observer.note(&notes[notes.len() - 1]);
         Ok(found)
     })?;
-    Ok((point, n_trials))
+    Ok(Found { point, n_trials, notes })
 }
 
 /// How the method fits a sample of tiles at this lambda.

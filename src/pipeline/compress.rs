@@ -118,7 +118,9 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<C
     let seal = Seal { tensors: written.seals, blobs, measured: written.measured };
     writer.finish_variant(&inputs.name, place, &seal)?;
     let archive_bytes = writer.commit()?;
-    let mut report = report(inputs, options, &seal, shifted.map(|s| s.report), archive_bytes);
+    let (shift, notes) = shifted.map(|s| (s.report, s.notes)).unzip();
+    let mut report = report(inputs, options, &seal, shift, archive_bytes);
+    report.notes.extend(notes.into_iter().flatten());
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     Ok(report)

@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind, GroupIndex, Method, Resources,
-    RestoreOptions, SignScale, Silent,
+    BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind,
+    GroupIndex, Method, Resources, RestoreOptions, SignScale, Silent, TraceOf, TraceReference,
+    UltraDelta,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -80,13 +81,18 @@ fn hash(files: &Files) -> u128 {
 
 /// Writes `name` if it is missing; then decodes it and holds the files to `wanted`.
 fn check(name: &str, method: Method, wanted: u128) -> Outcome {
+    check_with(name, CompressOptions::new(method), wanted)
+}
+
+fn check_with(name: &str, options: CompressOptions, wanted: u128) -> Outcome {
+    let lossless = options.method == Method::Lossless;
     let (base, ft) = v1_pair();
     let archive = data("v1").join(name);
     let base_file = data("v1").join("base.safetensors");
     let place = Place::new(&base, &ft)?;
     if !archive.exists() {
         fs::create_dir_all(data("v1"))?;
-        let options = CompressOptions::new(method.clone()).with_name("v1");
+        let options = options.with_name("v1");
         delta_stream::compress(&place.ft, &place.base, &place.archive, &options, &Silent)?;
         let version = delta_stream::inspect(&place.archive, None, false)?.format_version;
         assert_eq!(version, 1, "{name} is gone and cannot be written any more");
@@ -98,7 +104,7 @@ fn check(name: &str, method: Method, wanted: u128) -> Outcome {
     assert!(fs::metadata(&archive)?.len() < 40 << 10);
     fs::copy(&archive, &place.archive)?;
     let restored = place.restore_against(&base_file, &RestoreOptions::default())?;
-    if method == Method::Lossless {
+    if lossless {
         assert!(restored == ft, "{name} restores to other bytes");
     }
     let found = hash(&restored);
@@ -152,6 +158,32 @@ fn v1_groups_in_every_form() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn v1_runs_and_a_measured_trace_norm() -> Outcome {
+    let reference = TraceReference::Value(0.5);
+    let method = UltraDelta::default().with_sparsity(0.75, 0.05).with_trace(
+        reference,
+        TraceOf::Survivors,
+        0.5,
+    );
+    check("ultradelta.delta.zst", Method::UltraDelta(method), HASH_ULTRADELTA)?;
+    let summary = delta_stream::inspect(&data("v1").join("ultradelta.delta.zst"), None, false)?;
+    let measured = &summary.variants[0].measured;
+    let names: Vec<_> = measured.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["trace-norm", "trace-reference", "gamma"]);
+    Ok(())
+}
+
+#[test]
+fn v1_a_shifted_base() -> Outcome {
+    let shift = BaseShift::new(BaseVector::Own).with_parameters(Some(0.75), Some(1.25));
+    let method = Method::BitDelta(BitDelta::default());
+    let options = CompressOptions::new(method).with_base_shift(Some(shift));
+    check_with("bitdelta_shifted.delta.zst", options, HASH_SHIFTED)
+}
+
+const HASH_ULTRADELTA: u128 = 0x3949_53d8_7f29_e593_d578_3bb8_5d12_854e;
+const HASH_SHIFTED: u128 = 0xb614_8bd3_bcad_9902_b233_766a_ce97_7bb1;
 const HASH_BITDELTA_3: u128 = 0xb98e_68c0_db70_4ddd_7200_9bff_3b73_8136;
 const HASH_DARE: u128 = 0x0507_8e61_1159_ccc2_4bab_3bca_ff6e_077f;
 const HASH_DELTADQ: u128 = 0xa2c9_2c88_f510_59b2_1847_5a7b_4fb3_06ed;

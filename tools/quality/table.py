@@ -22,8 +22,13 @@ dare --sparsity 0.95
 deltadq --alpha 8
 deltadq --alpha 16
 deltadq --alpha 32
+ultradelta --sparsity 0.9
+ultradelta --sparsity 0.95
+ultradelta --sparsity 0.97
+bitdelta --base-shift own
+deltadq --alpha 32 --base-shift own
 """
-DRAWING = ("dare", "deltadq")
+DRAWING = ("dare", "deltadq", "ultradelta")
 COLUMNS = ("bits", "honest", "paper", "error", "accuracy", "agreement", "kl", "seconds", "MiB")
 
 
