@@ -18,17 +18,18 @@ pub struct CompressReport {
     /// The method's settings, as typed.
     #[serde(serialize_with = "as_object")]
     pub settings: Vec<(String, String)>,
-    /// Bytes this variant added to the archive, everything included.
+    /// Bytes this variant added to the archive, everything included, a base vector made for it too.
     pub archive_bytes: u64,
     /// Bytes of the fine-tune's shards and side files.
     pub fine_tuned_bytes: u64,
     /// `fine_tuned_bytes / archive_bytes`: the honest one.
     pub ratio: f64,
-    /// The ratio as the method's paper counts it; null where there is no paper.
+    /// The ratio as the method's paper counts it, without a base vector; null where there is no paper.
     pub paper_ratio: Option<f64>,
     /// What `paper_ratio` counts.
     pub paper_ratio_kind: Option<&'static str>,
-    /// Stored bits a parameter of the lossy tensors, frame headers included; null if none is lossy.
+    /// Stored bits a parameter of the lossy tensors, frame headers and this variant's share of a base
+    /// vector included; null if none is lossy.
     pub bits_per_parameter: Option<f64>,
     /// Error of the lossy tensors: sum of squares of what was lost over the delta's.
     pub relative_error: Option<f64>,
@@ -155,7 +156,7 @@ pub struct VariantSummary {
     pub stored_bytes: u64,
     /// `fine_tuned_bytes / stored_bytes`.
     pub ratio: f64,
-    /// Stored bits a parameter of the lossy tensors; null if none is lossy.
+    /// Stored bits a parameter of the lossy tensors, without a base vector; null if none is lossy.
     pub bits_per_parameter: Option<f64>,
     /// `bits_per_parameter` by part, if tensors are asked for and some are lossy.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use crate::archive::record::list;
 use crate::error::Result;
 use crate::wire::{Reader, Writer};
 
-/// A variant as an index lists it.
+/// A variant or base vector as an index lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
     pub(crate) id: u32,

@@ -31,7 +31,7 @@ pub(crate) struct Place {
     pub(crate) len: u64,
 }
 
-/// An archive being written: one generation, with the variants it adds.
+/// An archive being written: one generation, with the variants and base vectors it adds.
 pub(crate) struct ArchiveWriter {
     file: Arc<File>,
     path: PathBuf,
@@ -146,7 +146,7 @@ impl ArchiveWriter {
         self.index.next_id
     }
 
-    /// Whether the archive has a variant of this name.
+    /// Whether the archive has a variant or base vector of this name.
     pub(crate) fn has_variant(&self, name: &str) -> bool {
         self.index.entries.iter().any(|v| v.name == name)
     }

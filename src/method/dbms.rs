@@ -8,8 +8,9 @@
 //! EVIDENCE gives the reason for: eta is by default the one that keeps the delta's length, not the one
 //! of least squared error.
 //!
-//! Here are the settings and the search. A search without data encodes a sample of tiles some twenty
-//! times; then the model is encoded once, and once more for a base vector that is not there yet.
+//! Here are the settings and the search. A search without data encodes a sample of tiles up to twenty
+//! times, one by scores then the whole model up to 32 times; then the model is encoded once, and before
+//! all that once for a base vector that is not there yet.
 
 use std::cell::Cell;
 use std::fmt;
@@ -31,7 +32,7 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 const MAX_TRIALS: usize = 32;
 const FINE_ENOUGH: f64 = 0.005;
 
-/// What a base is shifted along.
+/// What a base is shifted along. A vector that the archive has under the same name is used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaseVector {
     /// The fine-tune's own delta: a first stage, against which a second one codes what is left.
@@ -39,7 +40,8 @@ pub enum BaseVector {
     /// The mean of the archive's variants, stored once for all that use it. The first fine-tune that
     /// asks for it makes it, from those that are there and itself.
     Shared,
-    /// The delta of another checkpoint, which a restore does not need.
+    /// The delta of another checkpoint, which a restore does not need. Named after the last component
+    /// of its path.
     External(PathBuf),
 }
 

@@ -1,7 +1,8 @@
 //! Methods decide: which tensors, how many bits, which survivors. One file per paper.
 //!
 //! A method reads a matrix tile by tile: some survey passes, whose results it merges into a plan, then
-//! the encode pass. How often each reads its input is stated in its file.
+//! the encode pass. After a joint pass it decides about all matrices together. How often each reads its
+//! input is stated in its file.
 
 pub(crate) mod bitdelta;
 pub(crate) mod dare;

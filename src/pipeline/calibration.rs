@@ -3,9 +3,9 @@
 //!
 //! For a weight W [out, in] whose inputs x have second moments M = mean(x x^T), an error E in W moves
 //! the output by E x, whose mean squared length is tr(E M E^T). The file is one of safetensors: for
-//! the weight called N a tensor called N, F32 or F64, either M itself, [in, in], of which the lower
-//! triangle is read, or its diagonal alone, [in]. A matrix may be larger than memory, so it passes
-//! by in blocks of lines for every tile.
+//! the weight called N a tensor called N, F32 or F64, either M itself, `[in, in]`, of which the
+//! lower triangle is read, or its diagonal alone, `[in]`. A matrix may be larger than memory, so it
+//! passes by in blocks of lines for every tile.
 
 use std::path::Path;
 

@@ -19,7 +19,8 @@ const SAMPLE: u64 = 16;
 /// Record bytes a tensor takes in head and seal: hashes, offset, errors, its share of the headers.
 const RECORD_BYTES: u64 = 70;
 
-/// Forecasts size, time and memory of a `compress` with these options, writing nothing.
+/// Forecasts size, time and memory of a `compress` with these options, writing nothing. A base shift is
+/// left out, its vector and the search for its parameters too.
 ///
 /// # Errors
 /// As [`compress`](crate::compress), as far as nothing is written.

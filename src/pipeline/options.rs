@@ -53,8 +53,8 @@ impl Resources {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct CompressOptions {
-    /// The variant's name in the archive; 1 to 255 bytes without control characters. Default: the
-    /// name of the fine-tune's directory or file.
+    /// The variant's name in the archive; 1 to 255 bytes without control characters and without `@` in
+    /// front. Default: the name of the fine-tune's directory or file.
     pub name: Option<String>,
     /// What decides and what is lost.
     pub method: Method,
@@ -65,7 +65,8 @@ pub struct CompressOptions {
     /// Statistics of the layers' inputs; only for methods with loss. A safetensors file with, for a
     /// weight `[out, in]` called N, a tensor called N, F32 or F64: the inputs' second moments, mean of
     /// x x^T `[in, in]`, or their diagonal, mean of x_j^2 `[in]`. With it the error at the layers'
-    /// outputs is reported, and a DeltaDQ group that is not given is chosen by it. A matrix is read
+    /// outputs is reported, and what is not given of a DeltaDQ group and of a base shift's lambda and
+    /// eta is chosen by it. A matrix is read
     /// again for every tile and takes `in / 2` products an element: for widths of some thousands
     /// take the diagonal. Not stored. Default: none.
     pub calibrate: Option<PathBuf>,

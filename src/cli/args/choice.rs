@@ -36,35 +36,38 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "N")]
     pub(crate) bit_planes: Option<u8>,
 
-    /// dare, ultradelta: share of entries that is dropped, above 0 and below 1
+    /// dare, ultradelta: share of entries that is dropped over the model, above 0 and below 1
     /// [default: 0.9; ultradelta 0.95]
     #[arg(long, value_name = "SHARE")]
     pub(crate) sparsity: Option<f64>,
 
-    /// ultradelta: what the shares of its three groups of matrices differ by [default: 0.01]
+    /// ultradelta: of three groups of matrices, the one whose values spread least loses this share
+    /// more than --sparsity, the one whose values spread most so much less [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     pub(crate) step: Option<f64>,
 
-    /// ultradelta: how matrices are grouped: thirds of the parameters (the authors' code) or of the
-    /// matrices (the paper) [default: code]
+    /// ultradelta: how the three groups are made [default: code]
     #[arg(long, value_enum)]
     pub(crate) rates: Option<RatesName>,
 
-    /// ultradelta: clamp the last group's share to 0.99, as the authors' code does [default: off]
+    /// ultradelta: with --rates code, clamp the share of the group that spreads most to 0.99, as the
+    /// authors' code does; a --sparsity beyond that is then missed [default: off]
     #[arg(long, value_enum)]
     pub(crate) clamp: Option<Switch>,
 
-    /// ultradelta: what the trace norm is held against: none, archive (the least of its variants), or
-    /// a number [default: none]
+    /// ultradelta: multiply survivors by gamma = REF / trace norm of the fine-tune, at most 1; REF is
+    /// none (gamma is 1), archive (the least of its variants and this one), or a number [default: none]
     #[arg(long, value_name = "REF", value_parser = trace_reference)]
     pub(crate) trace_reference: Option<TraceReference>,
 
-    /// ultradelta: what the trace norm is taken of [default: survivors]
+    /// ultradelta: what the trace norm, the sum of singular values, is taken of, with
+    /// --trace-reference [default: survivors]
     #[arg(long, value_enum)]
     pub(crate) trace_of: Option<TraceOfName>,
 
-    /// ultradelta: least factor that a trace norm leads to, 0 to 1 [default: 0.5]
-    #[arg(long, value_name = "FACTOR")]
+    /// ultradelta: least gamma, 0 to 1, with --trace-reference; the authors' code has none, which is 0
+    /// [default: 0.5]
+    #[arg(long, value_name = "GAMMA")]
     pub(crate) gamma_floor: Option<f64>,
 
     /// deltadq: one entry of so many survives [default: 8]
@@ -88,12 +91,13 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "N")]
     pub(crate) parts: Option<u16>,
 
-    /// DBMS: shift the base along a vector before the delta is taken: own (the fine-tune's own first
-    /// stage), shared (the mean of the archive's variants, stored once), or another checkpoint's path
+    /// Shift the base along a compressed vector before the delta is taken (DBMS), with any lossy
+    /// method: own (the fine-tune's own delta, as a first stage), shared (the mean of the archive's
+    /// variants, stored once), or the path of another checkpoint (its delta). plan leaves it out
     #[arg(long, value_name = "VECTOR")]
     pub(crate) base_shift: Option<PathBuf>,
 
-    /// With --base-shift: how far, 0 to 1.5 [default: found by --tune]
+    /// With --base-shift: how far along the vector, 0 to 1.5 [default: found by --tune]
     #[arg(long, value_name = "N", requires = "base_shift")]
     pub(crate) lambda: Option<f64>,
 
@@ -101,18 +105,18 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "N", requires = "base_shift")]
     pub(crate) eta: Option<f64>,
 
-    /// With --base-shift: whether eta keeps the delta's length or makes its squared error least
-    /// [default: unbiased]
+    /// With --base-shift: how eta follows from the weights where it is not given [default: unbiased]
     #[arg(long, value_enum, requires = "base_shift")]
     pub(crate) eta_rule: Option<EtaRuleName>,
 
-    /// With --base-shift: find lambda and eta from a sample of tiles (data-free), or by a command that
-    /// gets a restored directory and prints one number, the lower the better [default: data-free]
+    /// With --base-shift: find lambda and eta from a sample of tiles (data-free), or from there on by
+    /// scores: CMD is a shell command that gets a restored directory as its last argument and prints
+    /// one number, the lower the better, up to 32 times [default: data-free]
     #[arg(long, value_name = "data-free|command:CMD", requires = "base_shift", value_parser = tune)]
     pub(crate) tune: Option<TuneName>,
 
     /// Statistics of the layers' inputs (tools/calibrate): report the error at the layers' outputs,
-    /// and decide by it what is left open
+    /// and decide by it what is left open: --group of deltadq, --lambda and --eta
     #[arg(long, value_name = "FILE")]
     pub(crate) calibrate: Option<PathBuf>,
 
@@ -124,8 +128,7 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "REGEX")]
     pub(crate) exclude: Option<String>,
 
-    /// What becomes of tensors that are not stored with loss: kept bit for bit, or dropped to the
-    /// base's values where it has the same dtype and shape
+    /// What becomes of tensors that are not stored with loss
     #[arg(long, value_enum, default_value_t)]
     pub(crate) rest: RestName,
 }
@@ -154,7 +157,9 @@ pub(crate) enum MethodName {
 /// How eta follows from a compressed delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EtaRuleName {
+    /// The delta keeps its length in its own direction
     Unbiased,
+    /// The squared error is least, which shrinks what is coded coarsely
     LeastSquares,
 }
 
@@ -178,14 +183,18 @@ fn tune(text: &str) -> Result<TuneName, String> {
 /// How UltraDelta groups matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RatesName {
+    /// Thirds of the parameters by deviation of the quantised delta, the authors' code
     Code,
+    /// Thirds of the matrices by variance of the delta, the paper
     Paper,
 }
 
 /// What UltraDelta takes the trace norm of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TraceOfName {
+    /// What is left after the drop, rescaled: the authors' code
     Survivors,
+    /// The quantised delta before anything is dropped: the paper
     Delta,
 }
 
@@ -210,8 +219,10 @@ pub(crate) enum ScaleName {
 /// What becomes of tensors that are not stored with loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum RestName {
+    /// Kept bit for bit
     #[default]
     Keep,
+    /// Dropped to the base's values where the base has the same name, dtype and shape
     Base,
 }
 
