@@ -41,6 +41,9 @@ mod determinism;
 // Variants removed, archives written anew without them.
 mod upkeep;
 
+// Errors on made-up deltas, as the specification of the methods has them.
+mod anchors;
+
 // Damaged and forged input ends in an error of the right kind.
 mod hostile;
 
