@@ -190,6 +190,13 @@ impl Archive {
 }
 
 impl Stored {
+    /// Bytes of memory that it takes, at most.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let headers: u64 = self.head.shards.iter().map(|s| s.header.len() as u64).sum();
+        let tiles: u64 = self.tilings.iter().map(Tiling::len).sum();
+        8 * headers + 32 * tiles
+    }
+
     /// A variant from its records, held against each other but not against a file.
     pub(crate) fn new(id: u32, head: Head, seal: Seal, record_bytes: u64) -> Result<Self> {
         let mut tensors = Vec::new();

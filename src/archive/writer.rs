@@ -204,6 +204,11 @@ impl ArchiveWriter {
         Ok(FrameStore::new(Arc::clone(&self.file), self.at))
     }
 
+    /// Lists a variant or base vector no more. Its frames stay in the file.
+    pub(crate) fn unlist(&mut self, name: &str) {
+        self.index.entries.retain(|v| v.name != name);
+    }
+
     /// Bytes this generation has added so far.
     pub(crate) fn added(&self) -> u64 {
         self.at - self.start
@@ -233,7 +238,7 @@ impl ArchiveWriter {
     /// Commits a generation that lists the variants of the one before but for `name`. Their frames
     /// stay in the file. Returns the bytes it added.
     pub(super) fn commit_without(mut self, name: &str) -> Result<u64> {
-        self.index.entries.retain(|v| v.name != name);
+        self.unlist(name);
         let index = self.write_index()?;
         self.finish(index)
     }

@@ -26,8 +26,16 @@ pub(crate) fn method(choice: &Choice) -> Result<Method> {
 }
 
 /// How the base is shifted, if it is.
-pub(crate) fn base_shift(choice: &Choice) -> Option<BaseShift> {
-    let vector = choice.base_shift.as_ref()?;
+pub(crate) fn base_shift(choice: &Choice) -> Result<Option<BaseShift>> {
+    let Some(vector) = choice.base_shift.as_ref() else { return Ok(None) };
+    let given = [choice.lambda.is_some(), choice.eta.is_some()];
+    let idle = [
+        ("--eta-rule", choice.eta_rule.is_some() && given[1], "--eta gives it"),
+        ("--tune", choice.tune.is_some() && given == [true; 2], "--lambda and --eta give both"),
+    ];
+    if let Some((flag, _, why)) = idle.iter().find(|(_, is_idle, _)| *is_idle) {
+        return Err(Error::invalid_argument(format!("{flag} has nothing to find: {why}")));
+    }
     let vector = match vector.to_str() {
         Some("own") => BaseVector::Own,
         Some("shared") => BaseVector::Shared,
@@ -42,7 +50,7 @@ pub(crate) fn base_shift(choice: &Choice) -> Option<BaseShift> {
         None | Some(TuneName::DataFree) => Tune::DataFree,
     };
     let shift = BaseShift::new(vector).with_parameters(choice.lambda, choice.eta);
-    Some(shift.with_rule(rule).with_tune(tune))
+    Ok(Some(shift.with_rule(rule).with_tune(tune)))
 }
 
 fn refuse_foreign(choice: &Choice) -> Result<()> {
@@ -184,6 +192,20 @@ mod tests {
         }
         let text = method(&choice("--method bitdelta --bits 2")).unwrap_err().to_string();
         assert!(text.contains("deltadq and ultradelta"), "{text}");
+    }
+
+    #[test]
+    fn a_flag_with_nothing_to_find_is_refused() {
+        for (line, flag) in [
+            ("--eta 1 --eta-rule unbiased", Some("--eta-rule")),
+            ("--lambda 1 --eta 1 --tune data-free", Some("--tune")),
+            ("--lambda 1 --eta-rule unbiased --tune data-free", None),
+            ("--eta 1 --tune data-free", None),
+        ] {
+            let found = base_shift(&choice(&format!("--base-shift own {line}")));
+            assert_eq!(found.is_ok(), flag.is_none(), "{line}");
+            assert!(found.err().is_none_or(|e| e.to_string().contains(flag.unwrap())), "{line}");
+        }
     }
 
     #[test]

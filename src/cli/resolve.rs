@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use delta_stream::{
-    CompressOptions, Error, MapChoice, Method, Observer, Policy, Resources, Rest, Result,
+    BaseVector, CompressOptions, Error, MapChoice, Method, Observer, Policy, Resources, Rest,
+    Result,
 };
 use serde::Serialize;
 
@@ -76,9 +77,13 @@ impl Context {
         };
         let policy =
             Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?.with_rest(rest);
+        let shift = choice::base_shift(choice)?;
+        if let Some(BaseVector::External(path)) = shift.as_ref().map(|s| &s.vector) {
+            local(&[path])?;
+        }
         let mut options = CompressOptions::new(method)
             .with_policy(policy)
-            .with_base_shift(choice::base_shift(choice))
+            .with_base_shift(shift)
             .with_calibrate(choice.calibrate.clone())
             .with_seed(self.seed.unwrap_or(0))
             .with_resources(self.resources.clone())
@@ -172,6 +177,13 @@ mod tests {
             let options = context.compress_options(&choice, None).unwrap();
             assert_eq!(options.method, Method::DeltaDq(DeltaDq::default().with_group(group)));
         }
+    }
+
+    #[test]
+    fn a_shift_along_a_hub_name_is_told_from_a_path() {
+        let (context, choice) = choice("--base-shift no-such-org/model");
+        let error = context.compress_options(&choice, None).unwrap_err();
+        assert!(error.to_string().contains("local"), "{error}");
     }
 
     #[test]

@@ -186,13 +186,15 @@ impl Fit {
         (self.delta + self.decoded - self.error) / 2.0
     }
 
-    /// The overall scale a rule leads to, within its range; 1 where nothing was decoded.
+    /// The overall scale a rule leads to, within its range; 1 where nothing was decoded, or what was
+    /// overflowed.
     pub(crate) fn eta(&self, rule: EtaRule) -> f64 {
         let (over, under) = match rule {
             EtaRule::Unbiased => (self.delta, self.along()),
             EtaRule::LeastSquares => (self.along(), self.decoded),
         };
-        if under > 0.0 { (over / under).clamp(0.0, MAX_ETA) } else { 1.0 }
+        let eta = over / under;
+        if under > 0.0 && eta.is_finite() { eta.clamp(0.0, MAX_ETA) } else { 1.0 }
     }
 
     /// The squared error with an overall scale.
@@ -317,6 +319,10 @@ mod tests {
         assert_eq!(fit.eta(EtaRule::LeastSquares), 14.0 / 8.0);
         assert_eq!(fit.objective(1.0), 5.0);
         assert_eq!(Fit::default().eta(EtaRule::Unbiased), 1.0);
+        let overflowed = Fit { delta: 1.0, decoded: f64::INFINITY, error: f64::INFINITY };
+        for rule in [EtaRule::Unbiased, EtaRule::LeastSquares] {
+            assert_eq!(overflowed.eta(rule), 1.0);
+        }
     }
 
     #[test]

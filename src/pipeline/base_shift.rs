@@ -45,6 +45,8 @@ pub(crate) struct Task<'a> {
     pub(crate) observer: &'a dyn Observer,
     /// The archive it is added to, as it is; none if it is new.
     pub(crate) archive: Option<&'a Archive>,
+    /// Trace norms of its variants, where the method asks for them.
+    pub(crate) earlier: &'a TraceNorms,
     /// Where the archive is to stand.
     pub(crate) path: &'a Path,
 }
@@ -97,53 +99,74 @@ fn vector<'a>(
     settings: &BaseShift,
     writer: &mut ArchiveWriter,
 ) -> Result<Vector<'a>> {
-    let name = match &settings.vector {
-        BaseVector::Own => format!("{VECTOR_MARK}own/{}", task.inputs.name),
-        BaseVector::Shared => format!("{VECTOR_MARK}shared"),
-        BaseVector::External(path) => {
-            let end = path.file_name().unwrap_or(path.as_os_str());
-            format!("{VECTOR_MARK}from/{}", end.to_string_lossy())
+    let external = match &settings.vector {
+        BaseVector::External(path) => Some(open_external(task, path)?),
+        _ => None,
+    };
+    let name = match (&settings.vector, &external) {
+        (BaseVector::External(path), Some(external)) => {
+            let end = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            // Another checkpoint may end alike.
+            format!("{VECTOR_MARK}from/{end}-{:016x}", external.probe()?)
         }
+        (BaseVector::Shared, _) => format!("{VECTOR_MARK}shared"),
+        _ => format!("{VECTOR_MARK}own/{}", task.inputs.name),
     };
     if let Some(archive) = task.archive
         && let Some(entry) = archive.index.vectors().find(|v| v.name == name)
     {
-        let (id, stored) = (entry.id, archive.load_vector(entry.id)?);
-        let bytes = stored.seal.stored_bytes() + stored.record_bytes;
+        let id = entry.id;
         let mut n_users = 1;
         for variant in archive.index.variants() {
             let shift = archive.load_entry(variant)?.head.shift;
             n_users += usize::from(shift.is_some_and(|s| s.vector == Some(id)));
         }
-        let delta = StoredDelta::new(archive.frames().clone(), stored, None, None);
-        let delta = Arc::new(delta.keep_like(&task.inputs.ft));
-        return Ok(Vector { name, id, delta, bytes, n_users });
+        if settings.vector != BaseVector::Own || n_users > 1 {
+            let stored = archive.load_vector(id)?;
+            let bytes = stored.seal.stored_bytes() + stored.record_bytes;
+            let delta = StoredDelta::new(archive.frames().clone(), stored, None, None);
+            let delta = Arc::new(delta.keep_like(task.inputs.ft.tensors()));
+            return Ok(Vector { name, id, delta, bytes, n_users });
+        }
+        // Left by a variant that was removed, which may have been another fine-tune.
+        writer.unlist(&name);
     }
     let before = writer.added();
-    let (id, delta) = match &settings.vector {
-        BaseVector::Own => make(task, &name, Sides::AsTheyAre, writer)?,
-        BaseVector::Shared => make(task, &name, Sides::MeanWith(&others(task)?), writer)?,
-        BaseVector::External(path) => {
-            let options = task.options.clone().with_name("vector");
-            let external = Inputs::open(path, &task.inputs.base_path, &options)
-                .context(|| format!("--base-shift {}", path.display()))?;
-            let task = Task { inputs: &external, archive: None, ..*task };
-            make(&task, &name, Sides::AsTheyAre, writer)?
+    let (id, delta) = match (&settings.vector, &external) {
+        (BaseVector::External(_), Some(external)) => {
+            let task = Task { inputs: external, archive: None, ..*task };
+            let made = make(&task, &name, Sides::AsTheyAre, writer)?;
+            external.check_unchanged()?;
+            made
         }
+        (BaseVector::Shared, _) => make(task, &name, Sides::MeanWith(&others(task)?), writer)?,
+        _ => make(task, &name, Sides::AsTheyAre, writer)?,
     };
     let bytes = writer.added() - before;
-    let delta = Arc::new(delta.keep_like(&task.inputs.ft));
+    let delta = Arc::new(delta.keep_like(task.inputs.ft.tensors()));
     Ok(Vector { name, id, delta, bytes, n_users: 1 })
 }
 
-/// The deltas of the archive's variants.
+/// Another checkpoint, against the same base.
+fn open_external(task: &Task<'_>, path: &Path) -> Result<Inputs> {
+    let open = || {
+        let options = task.options.clone().with_name("vector");
+        let external = Inputs::open(path, &task.inputs.base_path, &options)?;
+        external.refuse_alias(task.path)?;
+        Ok(external)
+    };
+    open().context(|| format!("--base-shift {}", path.display()))
+}
+
+/// The deltas of the archive's variants, as far as they are against this base.
 fn others<'a>(task: &Task<'a>) -> Result<Vec<StoredDelta<'a>>> {
     let Some(archive) = task.archive else { return Ok(Vec::new()) };
     let base = (&task.inputs.base, &task.inputs.base_source);
-    let variants = archive.index.variants();
-    variants
-        .map(|v| Ok(load_delta(archive, archive.load_entry(v)?, base)?.keep_like(&task.inputs.ft)))
-        .collect()
+    let variants = archive.index.variants().map(|v| {
+        let delta = load_delta(archive, archive.load_entry(v)?, base)?;
+        delta.keep_like(task.inputs.ft.tensors()).keep_based()
+    });
+    variants.filter(|delta| !delta.as_ref().is_ok_and(StoredDelta::is_empty)).collect()
 }
 
 /// Encodes a base vector: a variant of the lossy tensors alone, which is read back as it was decoded.
@@ -237,7 +260,12 @@ fn parameters<'a>(
         let dir = temporary_dir(task.path)?;
         let checkpoint = dir.path().join("checkpoint");
         write_trial(task, vector, point.map(|x| x as f32), &checkpoint)?;
-        let found = score.of(&checkpoint)?;
+        let found = score.of(&checkpoint);
+        // The signal that ends the run ends a command too, which then has no score.
+        if task.observer.is_cancelled() {
+            return Err(Error::interrupted());
+        }
+        let found = found?;
         let [lambda, eta] = point;
         notes.push(format!("lambda {lambda:.4}, eta {eta:.4}: score {found}"));
         task.observer.note(&notes[notes.len() - 1]);
@@ -253,13 +281,12 @@ fn fit(
     vector: Option<&Arc<StoredDelta<'_>>>,
     lambda: f32,
 ) -> Result<Fit> {
-    let none = TraceNorms::new();
     let shift = vector.map(|v| Shift { vector: Arc::clone(v), lambda });
     let sides = match &shift {
         Some(shift) if lambda != 0.0 => Sides::ShiftedBase(shift),
         _ => Sides::AsTheyAre,
     };
-    let run = Run { sides, fits: true, ..Run::new(sample, 0, &none, task.options.seed) };
+    let run = Run { sides, fits: true, ..Run::new(sample, 0, task.earlier, task.options.seed) };
     let mut sum = Fit::default();
     encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
         sum.add(tile.fit);

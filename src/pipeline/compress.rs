@@ -40,7 +40,8 @@ pub fn compress(
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let writer = ArchiveWriter::create(archive, options.force)?;
-    let task = Task { inputs: &inputs, options, observer, archive: None, path: archive };
+    let (earlier, path) = (&TraceNorms::new(), archive);
+    let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
     run(&task, writer, started)
 }
 
@@ -68,8 +69,10 @@ pub fn append(
         )));
     }
     let opened = Archive::open(archive)?;
-    let (archive, path) = (Some(&opened), archive);
-    run(&Task { inputs: &inputs, options, observer, archive, path }, writer, started)
+    let earlier =
+        if options.method.wants_trace_norms() { trace_norms(&opened)? } else { TraceNorms::new() };
+    let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
+    run(&Task { inputs, options, observer, archive, earlier, path }, writer, started)
 }
 
 /// Trace norms that the variants of an archive were measured to have.
@@ -92,15 +95,11 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<C
         Some(settings) => Some(base_shift::prepare(task, settings, &mut writer)?),
         None => None,
     };
-    let earlier = match task.archive.filter(|_| options.method.wants_trace_norms()) {
-        Some(archive) => trace_norms(archive)?,
-        None => TraceNorms::new(),
-    };
     let mut head = inputs.head(options);
     head.shift = shifted.as_ref().map(|s| s.record);
     let place = writer.write_head(&head)?;
     let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
-    let mut run = Run::new(&units, writer.variant_id(), &earlier, options.seed);
+    let mut run = Run::new(&units, writer.variant_id(), task.earlier, options.seed);
     if let Some(shifted) = &shifted {
         run.gain = shifted.record.eta;
         run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);

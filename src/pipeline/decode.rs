@@ -90,12 +90,11 @@ impl DecodeStage<'_> {
             let patch = u64::from(self.stored.head.items[i].patch);
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
             tile = tile.max(bytes + base + u64::from(frame));
-            let shift = if self.shift.is_some() { DeltaState::bytes(n) } else { 0 };
+            let shift = self.shift.map_or(0, |shift| shift.worker_bytes(n));
             worker = worker.max(2 * bytes + n + 3 * strip + shift);
         }
-        let headers: u64 = self.stored.head.shards.iter().map(|s| s.header.len() as u64).sum();
-        let tiles: u64 = self.stored.tilings.iter().map(|t| t.len()).sum();
-        Needs { resident: 8 * headers + 32 * tiles, tile, worker }
+        let shift = self.shift.map_or(0, Shift::resident_bytes);
+        Needs { resident: self.stored.resident_bytes() + shift, tile, worker }
     }
 
     /// Bytes all wanted tensors restore to.

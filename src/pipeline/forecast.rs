@@ -33,7 +33,12 @@ pub fn forecast(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     let options = &settle(&inputs, options, observer)?;
-    let needs = inputs.needs(&options.method, &Sides::AsTheyAre);
+    let sides = match options.base_shift {
+        // As much as a vector cut as the fine-tune is takes.
+        Some(_) => Sides::MeanWith(&[]),
+        None => Sides::AsTheyAre,
+    };
+    let needs = inputs.needs(&options.method, &sides);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();
     let mut units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
@@ -46,6 +51,13 @@ pub fn forecast(
     let side_files: u64 = inputs.side_files.iter().map(|f| f.len).sum();
     let archive_bytes =
         tensors.iter().map(|t| t.stored_bytes).sum::<u64>() + records + side_files / 3;
+    let mut notes = inputs.pair.notes.clone();
+    if options.base_shift.is_some() {
+        notes.push(
+            "the base vector of --base-shift and the search along it are not in the forecast"
+                .into(),
+        );
+    }
     let elapsed = started.elapsed();
     let share = sampled as f64 / n_tiles.max(1) as f64;
     let fine_tuned_bytes = inputs.fine_tuned_bytes();
@@ -60,7 +72,7 @@ pub fn forecast(
         memory_bytes: needs.forecast(width),
         elapsed_seconds: elapsed.as_secs_f64(),
         tensors,
-        notes: inputs.pair.notes.clone(),
+        notes,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::archive::{Head, SideFile, StoredShard};
 use crate::checkpoint::{self, Checkpoint, Source};
 use crate::error::{Error, Result};
@@ -9,6 +11,7 @@ use crate::method::{MatrixCut, Method};
 use crate::pair::Pair;
 use crate::pipeline::budget::Needs;
 use crate::pipeline::calibration::Calibration;
+use crate::pipeline::identity::{base_bytes_used, base_probe};
 use crate::pipeline::options::{CompressOptions, check_name};
 use crate::pipeline::stored_delta::Sides;
 
@@ -74,6 +77,21 @@ impl Inputs {
         Ok(())
     }
 
+    /// Hash of the first and last bytes of each tensor that is stored with loss, of both sides: tells
+    /// fine-tunes apart without reading them.
+    pub(crate) fn probe(&self) -> Result<u64> {
+        let mut bytes = Vec::new();
+        for (t, p) in self.ft.tensors().iter().zip(&self.pair.items).filter(|(_, p)| p.item.lossy) {
+            bytes.extend(t.name.as_bytes());
+            bytes.extend(base_probe(&self.ft_source, t, t.n_bytes)?.to_le_bytes());
+            if let Some(base) = p.base.map(|b| &self.base.tensors()[b]) {
+                let used = base_bytes_used(&p.item);
+                bytes.extend(base_probe(&self.base_source, base, used)?.to_le_bytes());
+            }
+        }
+        Ok(xxh3_64(&bytes))
+    }
+
     /// Bytes of the fine-tune, side files included.
     pub(crate) fn fine_tuned_bytes(&self) -> u64 {
         self.ft.total_bytes() + self.side_files.iter().map(|f| f.len).sum::<u64>()
@@ -97,7 +115,7 @@ impl Inputs {
         let held = method.lossy().map_or(0, |m| m.held_bytes(&mut self.matrices()));
         let (statistics, buffers) =
             self.calibration.as_ref().map_or((0, 0), |c| c.needs(&self.pair));
-        let resident = 8 * headers + 32 * tiles + held + statistics;
+        let resident = 8 * headers + 32 * tiles + held + statistics + sides.resident_bytes();
         Needs { resident, tile, worker: worker + buffers }
     }
 

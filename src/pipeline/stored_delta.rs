@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::archive::{Archive, FrameStore, Origin, Stored};
-use crate::checkpoint::{Checkpoint, Source};
+use crate::checkpoint::{Checkpoint, Source, TensorInfo};
 use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label};
 use crate::kernel::convert;
 use crate::pipeline::decode::expand;
-use crate::pipeline::identity::{base_range, mask_place};
+use crate::pipeline::identity::{base_bytes_used, base_probe, base_range, mask_place};
 use crate::tensor::{DType, Tile};
 
 /// The delta of one variant.
@@ -76,13 +76,67 @@ impl<'a> StoredDelta<'a> {
         Self { frames, stored, by_name, base, shift: shift.map(Box::new) }
     }
 
-    /// Forgets tensors that have another shape in `checkpoint`, or are not there.
-    pub(crate) fn keep_like(mut self, checkpoint: &Checkpoint) -> Self {
+    /// Forgets tensors that have another shape in `like`, or are not there.
+    pub(crate) fn keep_like(mut self, like: &[TensorInfo]) -> Self {
+        let shapes: HashMap<_, _> = like.iter().map(|t| (t.name.as_str(), &t.shape)).collect();
         let tensors = &self.stored.tensors;
         self.by_name.retain(|name, i| {
-            checkpoint.find(name).is_some_and(|(_, t)| t.shape == tensors[*i].shape)
+            shapes.get(name.as_str()).is_some_and(|shape| **shape == tensors[*i].shape)
         });
         self
+    }
+
+    /// Forgets tensors that were not made against its base, which a delta says nothing about.
+    pub(crate) fn keep_based(mut self) -> Result<Self> {
+        let Some((base, source)) = self.base else { return Ok(self) };
+        let mut kept = HashMap::new();
+        for (name, i) in std::mem::take(&mut self.by_name) {
+            let of = self.own_tiles(i);
+            let (t, item) = (&self.stored.tensors[of], &self.stored.head.items[of]);
+            let Origin::Base { dtype, .. } = item.origin else { continue };
+            let used = base_bytes_used(item);
+            let Some((_, b)) = base.find(&t.name) else { continue };
+            if b.dtype == dtype
+                && b.n_bytes >= used
+                && base_probe(source, b, used)? == self.stored.seal.tensors[of].base_probe
+            {
+                kept.insert(name, i);
+            }
+        }
+        self.by_name = kept;
+        Ok(self)
+    }
+
+    /// The tensor that has the tiles of tensor `i`.
+    fn own_tiles(&self, i: usize) -> usize {
+        match self.stored.head.items[i].origin {
+            Origin::Alias(of) => of as usize,
+            _ => i,
+        }
+    }
+
+    /// Whether it has no tensor left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    /// Bytes that stay while it is there.
+    fn resident_bytes(&self) -> u64 {
+        let shift = self.shift.as_ref().map_or(0, |s| s.vector.resident_bytes());
+        self.stored.resident_bytes() + shift
+    }
+
+    /// Bytes of a worker's state for tiles of at most so many elements, which are not cut as its own.
+    fn worker_bytes(&self, n_elements: u64) -> u64 {
+        let (mut most, mut frame) = (n_elements, 0);
+        for i in self.by_name.values().map(|i| self.own_tiles(*i)) {
+            most = most.max(self.stored.tilings[i].max_elements());
+            let lens = &self.stored.seal.tensors[i].frame_lens;
+            frame = frame.max(lens.iter().max().copied().unwrap_or(0));
+        }
+        // A frame is seldom longer than what is counted for it anyway.
+        let own = DeltaState::bytes(most) + u64::from(frame).saturating_sub(4 * most);
+        self.shift.as_ref().map_or(own, |s| own.max(s.vector.worker_bytes(n_elements)))
     }
 
     /// Adds `weight` times the delta of the elements from `first` of a tensor to `out`. A tensor it
@@ -96,10 +150,9 @@ impl<'a> StoredDelta<'a> {
         out: &mut [f32],
     ) -> Result<()> {
         let Some(named) = self.by_name.get(name) else { return Ok(()) };
-        let tensor = match self.stored.head.items[*named].origin {
-            Origin::Alias(of) => of as usize,
-            _ => *named,
-        };
+        let tensor = self.own_tiles(*named);
+        // What it was shifted by has the name of the tiles.
+        let own_name = &self.stored.tensors[tensor].name;
         let tiling = &self.stored.tilings[tensor];
         let (mut at, end) = (first, first + out.len() as u64);
         while at < end {
@@ -118,7 +171,7 @@ impl<'a> StoredDelta<'a> {
             let to = &mut out[(at - first) as usize..(until - first) as usize];
             to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
             if let Some(shift) = self.shift.as_ref().filter(|_| lossy) {
-                shift.vector.add(name, at, weight * shift.lambda, state, to)?;
+                shift.vector.add(own_name, at, weight * shift.lambda, state, to)?;
             }
             at = until;
         }
@@ -220,7 +273,20 @@ impl Sides<'_> {
     pub(crate) fn worker_bytes(&self, n_elements: u64) -> u64 {
         match self {
             Sides::AsTheyAre => 0,
-            _ => DeltaState::bytes(n_elements),
+            Sides::ShiftedBase(shift) => shift.worker_bytes(n_elements),
+            Sides::MeanWith(others) => {
+                let bytes = others.iter().map(|other| other.worker_bytes(n_elements));
+                bytes.max().unwrap_or(0).max(DeltaState::bytes(n_elements))
+            }
+        }
+    }
+
+    /// Bytes that stay for the whole run for them.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        match self {
+            Sides::AsTheyAre => 0,
+            Sides::ShiftedBase(shift) => shift.resident_bytes(),
+            Sides::MeanWith(others) => others.iter().map(StoredDelta::resident_bytes).sum(),
         }
     }
 
@@ -261,17 +327,32 @@ pub(crate) fn load_delta<'a>(
     Ok(StoredDelta::new(archive.frames().clone(), stored, Some(base), shift))
 }
 
-/// What the base of a stored variant is shifted by, if it is.
+/// What the base of a stored variant is shifted by, if it is: by a vector's tensors of the variant's
+/// own shapes alone.
 pub(crate) fn load_shift<'a>(archive: &Archive, stored: &Stored) -> Result<Option<Shift<'a>>> {
     let Some((id, lambda)) = stored.head.shift.and_then(|s| s.vector.zip(Some(s.lambda))) else {
         return Ok(None);
     };
     let vector = archive.load_vector(id)?;
+    // As it was encoded; and nothing times an overflow would be no number.
+    if lambda == 0.0 {
+        return Ok(None);
+    }
     let vector = StoredDelta::new(archive.frames().clone(), vector, None, None);
-    Ok(Some(Shift { vector: Arc::new(vector), lambda }))
+    Ok(Some(Shift { vector: Arc::new(vector.keep_like(&stored.tensors)), lambda }))
 }
 
 impl Shift<'_> {
+    /// Bytes of a worker's state for tiles of at most so many elements.
+    pub(crate) fn worker_bytes(&self, n_elements: u64) -> u64 {
+        self.vector.worker_bytes(n_elements)
+    }
+
+    /// Bytes that stay for the whole run.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.vector.resident_bytes()
+    }
+
     /// The shifted base of a tile, in f64 if the base is, otherwise in f32.
     pub(crate) fn apply<'s>(
         &self,

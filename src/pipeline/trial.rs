@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::archive::Origin;
 use crate::checkpoint::{CheckpointWriter, parse_layout};
 use crate::error::{Error, Result};
-use crate::method::TraceNorms;
 use crate::pipeline::base_shift::Task;
 use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
@@ -25,7 +24,7 @@ pub(crate) fn write_trial(
     [lambda, eta]: [f32; 2],
     dir: &Path,
 ) -> Result<()> {
-    let Task { inputs, options, observer, .. } = *task;
+    let Task { inputs, options, observer, earlier, .. } = *task;
     let mut writer = CheckpointWriter::create(dir, false)?;
     for shard in inputs.ft.shards() {
         writer.start_shard(&parse_layout(&shard.file_name, &shard.header, "fine-tune")?)?;
@@ -36,8 +35,7 @@ pub(crate) fn write_trial(
         _ => Sides::AsTheyAre,
     };
     let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
-    let none = TraceNorms::new();
-    let run = Run { sides, gain: eta, ..Run::new(&units, 0, &none, options.seed) };
+    let run = Run { sides, gain: eta, ..Run::new(&units, 0, earlier, options.seed) };
     let places = places(inputs);
     encode_units(inputs, options, &run, observer, |tensor, tile| {
         let t = &inputs.ft.tensors()[tensor];

@@ -184,7 +184,7 @@ fn another_checkpoint_can_be_the_vector_and_is_not_needed_again() -> Outcome {
     }
     let shift = BaseShift::new(BaseVector::External(other.clone()));
     let report = compress(&place, bitdelta(), Some(shift.clone()))?.base_shift.ok_or("no shift")?;
-    assert_eq!(report.vector.as_deref(), Some("@from/other"));
+    assert!(report.vector.is_some_and(|name| name.starts_with("@from/other-")));
     fs::remove_dir_all(&other)?;
     verified(&place)?;
     let error = compress(&place, bitdelta(), Some(shift)).err().ok_or("compressed")?;

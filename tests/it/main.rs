@@ -29,6 +29,7 @@ mod parts;
 
 // A base shifted before the delta is taken.
 mod base_shift;
+mod base_shift_edges;
 // Statistics of the layers' inputs: errors weighed by them, settings chosen by them.
 mod calibrate;
 
