@@ -255,7 +255,8 @@ fn field(archive: &[u8], kind: u8, at: usize, value: u8) -> Outcome<Vec<u8>> {
 
 /// A record or tile changed, with everything around it made right.
 fn record(archive: &[u8], kind: u8, change: fn(&mut Vec<u8>)) -> Outcome<Vec<u8>> {
-    forge::replaced(archive, kind, &mut Rng::new(1), |_, content| change(content))
+    let last = forge::n_entries(archive)? - 1;
+    forge::replaced(archive, (last, kind), &mut Rng::new(1), |_, content| change(content))
 }
 
 #[test]

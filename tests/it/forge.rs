@@ -93,18 +93,17 @@ fn close(archive: &mut Vec<u8>, index: &[u8]) -> Outcome {
     Ok(())
 }
 
-/// The same archive with one record or tile of its last variant replaced by what `change` makes of
-/// it, everything that points at it corrected, and all checksums right.
+/// The same archive with its index, or one record or tile of its entry `entry` (base vectors are
+/// entries too), replaced by what `change` makes of it, everything that points at it corrected, and all checksums right.
 pub(crate) fn replaced(
     archive: &[u8],
-    kind: u8,
+    (entry, kind): (usize, u8),
     rng: &mut Rng,
     change: impl FnOnce(&mut Rng, &mut Vec<u8>),
 ) -> Outcome<Vec<u8>> {
     let mut out = archive.to_vec();
     let mut index = raw(archive, find(archive, INDEX, |_| true)?)?;
-    // The last entry ends with the places of head and seal.
-    let words = index.len() - 32;
+    let words = entries(&index)[entry];
     let place = |at: u64| move |f: &Frame| f.at as u64 == at;
     let head = find(archive, HEAD, place(u64_at(&index, words)))?;
     let seal = find(archive, SEAL, place(u64_at(&index, words + 16)))?;
@@ -139,6 +138,22 @@ pub(crate) fn replaced(
     }
     close(&mut out, &index)?;
     Ok(out)
+}
+
+/// Where each entry of the index keeps the places of head and seal.
+fn entries(index: &[u8]) -> Vec<usize> {
+    let mut at = 8;
+    let entry = |_| {
+        let words = at + 8 + u32_at(index, at + 4) as usize;
+        at = words + 32;
+        words
+    };
+    (0..u32_at(index, 4)).map(entry).collect()
+}
+
+/// How many variants and base vectors an archive lists.
+pub(crate) fn n_entries(archive: &[u8]) -> Outcome<usize> {
+    Ok(entries(&raw(archive, find(archive, INDEX, |_| true)?)?).len())
 }
 
 /// Where a seal keeps the offset of each tensor of one tile, and that tile.

@@ -5,7 +5,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use delta_stream::{
-    CompressOptions, DeltaDct, ErrorKind, Method, Resources, RestoreOptions, Silent,
+    BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, Resources,
+    RestoreOptions, Silent, TraceOf, TraceReference, UltraDelta,
 };
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
@@ -59,17 +60,33 @@ fn tiny() -> Outcome<Place> {
     Place::new(&one_shard(&[b0, b1]), &ft)
 }
 
-/// The tiny pair in an archive of two variants, and what each restores to.
-fn two_variants() -> Outcome<(Place, Vec<u8>, [Files; 2])> {
+/// An archive of the variants a and b, and what each restores to.
+type Stored = (Vec<u8>, [Files; 2]);
+
+/// The tiny pair in archives of two variants: one without loss and patches, survivors in runs and one
+/// on a shifted base.
+fn two_variants() -> Outcome<(Place, [Stored; 2])> {
     let place = tiny()?;
     let options = |name, method| CompressOptions::new(method).with_name(name);
     let dct = Method::DeltaDct(DeltaDct::default().with_patch(8));
-    let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
-    delta_stream::compress(ft, base, archive, &options("a", Method::Lossless), &Silent)?;
-    delta_stream::append(ft, base, archive, &options("b", dct), &Silent)?;
-    let restored = [restore(&place, "a")?, restore(&place, "b")?];
-    let bytes = fs::read(archive)?;
-    Ok((place, bytes, restored))
+    let runs = Method::UltraDelta(UltraDelta::default().with_sparsity(0.5, 0.1).with_trace(
+        TraceReference::Archive,
+        TraceOf::Survivors,
+        0.5,
+    ));
+    let signs = Method::BitDelta(BitDelta::default());
+    let shift = BaseShift::new(BaseVector::Own).with_parameters(Some(0.75), Some(1.25));
+    let store = |a, b| {
+        let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
+        delta_stream::compress(ft, base, archive, &a, &Silent)?;
+        delta_stream::append(ft, base, archive, &b, &Silent)?;
+        let stored = (fs::read(archive)?, [restore(&place, "a")?, restore(&place, "b")?]);
+        fs::remove_file(archive)?;
+        Outcome::Ok(stored)
+    };
+    let plain = store(options("a", Method::Lossless), options("b", dct))?;
+    let shifted = store(options("a", runs), options("b", signs).with_base_shift(Some(shift)))?;
+    Ok((place, [plain, shifted]))
 }
 
 fn restore(place: &Place, name: &str) -> Outcome<Files> {
@@ -138,13 +155,15 @@ fn check(
     least: usize,
     damage: impl Fn(&mut Rng, &[u8]) -> Outcome<Vec<u8>>,
 ) -> Outcome {
-    let (place, archive, wanted) = two_variants()?;
+    let (place, stored) = two_variants()?;
+    fs::write(&place.archive, &stored[0].0)?;
     let mut rng = Rng::new(77);
     let before = fs::read_dir(place.path(""))?.count();
     let mut ok = 0;
     for i in 0..n {
-        let bytes = damage(&mut rng, &archive)?;
-        let probed = catch_unwind(AssertUnwindSafe(|| probe(&place, &bytes, &wanted, honest)));
+        let (archive, wanted) = &stored[i % 2];
+        let bytes = damage(&mut rng, archive)?;
+        let probed = catch_unwind(AssertUnwindSafe(|| probe(&place, &bytes, wanted, honest)));
         match probed {
             Ok(n) => ok += n?,
             Err(_) => {
@@ -228,15 +247,60 @@ fn forged_records() -> Outcome {
     in_own_process("forged_records", || {
         check(N / 5, false, 5, |rng, archive| {
             let kind = [HEAD, HEAD, SEAL, INDEX][rng.below(4)];
-            forge::replaced(archive, kind, rng, mutate)
+            let entry = rng.below(forge::n_entries(archive)?);
+            forge::replaced(archive, (entry, kind), rng, mutate)
         })
+    })
+}
+
+/// Shifts along what is no vector, or out of all bounds.
+#[test]
+fn forged_shifts() -> Outcome {
+    in_own_process("forged_shifts", || {
+        let (place, [_, (archive, wanted)]) = two_variants()?;
+        // Ids: 0 is the variant a, 1 the vector, 2 the variant b itself.
+        let fields = |vector: u32, lambda: f32, eta: f32| {
+            [vector, lambda.to_bits(), eta.to_bits()].map(u32::to_le_bytes).concat()
+        };
+        let as_it_is = fields(1, 0.75, 1.25);
+        let mut n_right = 0;
+        for forged in [
+            as_it_is.clone(),
+            fields(0, 0.75, 1.25),
+            fields(2, 0.75, 1.25),
+            fields(3, 0.75, 1.25),
+            fields(u32::MAX, 0.0, 1.25),
+            fields(1, f32::MAX, 1.25),
+            fields(1, f32::MIN_POSITIVE, f32::MIN),
+            fields(1, f32::NAN, 1.25),
+            fields(1, 0.75, f32::INFINITY),
+        ] {
+            let mut was_there = false;
+            let bytes = forge::replaced(&archive, (2, HEAD), &mut Rng::new(1), |_, head| {
+                let at = head.len() - forged.len();
+                was_there = head[at..] == as_it_is;
+                head[at..].copy_from_slice(&forged);
+            })?;
+            assert!(was_there);
+            probe(&place, &bytes, &wanted, true)?;
+            fs::write(&place.archive, &bytes)?;
+            match restore(&place, "b") {
+                Ok(_) => n_right += 1,
+                Err(e) => assert_eq!(kind_of(&*e), Some(ErrorKind::Corrupt), "{e}"),
+            }
+        }
+        assert_eq!(n_right, 1);
+        Ok(())
     })
 }
 
 #[test]
 fn forged_tiles() -> Outcome {
     in_own_process("forged_tiles", || {
-        check(N / 5, true, 5, |rng, archive| forge::replaced(archive, TILE, rng, mutate))
+        check(N / 5, true, 5, |rng, archive| {
+            let entry = rng.below(forge::n_entries(archive)?);
+            forge::replaced(archive, (entry, TILE), rng, mutate)
+        })
     })
 }
 
