@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use delta_stream::{
     BaseShift, BaseVector, BitDelta, CompressOptions, CompressReport, DeltaDct, Error, ErrorKind,
-    EtaRule, Method, Observer, RestoreOptions, Score, Silent, TraceOf, TraceReference, Tune,
-    UltraDelta,
+    EtaRule, Method, Observer, Policy, Rest, RestoreOptions, Score, Silent, TraceOf,
+    TraceReference, Tune, UltraDelta,
 };
 
 use crate::made::{
-    Files, Outcome, Place, Rng, Tensor, encode, one_shard, read, tensor, tensors, twins, write,
+    Files, Outcome, Place, Rng, Tensor, encode, every_method, one_shard, read, tensor, tensors,
+    twins, write,
 };
 
 const NAME: &str = "layers.0.a.weight";
@@ -328,5 +329,117 @@ fn a_mean_of_variants_cut_in_other_places_is_the_same_in_little_memory() -> Outc
     compress(&place, &CompressOptions::new(wide).with_name("a"))?;
     append(&place, &shifted(BaseVector::Shared, bitdelta(), "b"))?;
     restored(&place, "b")?;
+    Ok(())
+}
+
+/// A pair of a tensor of many tiles with values that are no numbers in two of them, a tied one, a stack
+/// and a norm, in these dtypes.
+fn mixed(base: &'static str, ft: &'static str) -> Outcome<Place> {
+    let mut rng = Rng::new(104);
+    let mut of = |name: &str, shape: &[u64], holes: &[usize]| {
+        let n = shape.iter().product::<u64>() as usize;
+        let values: Vec<f32> = (0..n).map(|_| rng.value(0.02)).collect();
+        let mut moved: Vec<f32> = values.iter().map(|v| v + rng.value(0.001)).collect();
+        holes.iter().for_each(|i| moved[*i] = f32::NAN);
+        let b = tensor(name, base, shape, encode(base, &values));
+        (b, tensor(name, ft, shape, encode(ft, &moved)))
+    };
+    let (b0, f0) = of("layers.0.a.weight", &[1100, 1000], &[5, 1_090_000]);
+    let (b1, f1) = of("layers.0.experts.weight", &[3, 24, 32], &[800]);
+    let (b2, f2) = of("layers.1.a.weight", &[48, 32], &[]);
+    let (b3, f3) = of("norm.weight", &[32], &[]);
+    let as_tied = |t: &Tensor| Tensor { name: "layers.2.a.weight".into(), ..t.clone() };
+    let tied = [as_tied(&b2), as_tied(&f2)];
+    let [b4, f4] = tied;
+    Place::new(&one_shard(&[b0, b1, b2, b3, b4]), &one_shard(&[f0, f1, f2, f3, f4]))
+}
+
+#[test]
+fn shifts_restore_in_every_dtype_beside_tiles_that_are_no_numbers() -> Outcome {
+    let resources = delta_stream::Resources::default;
+    let methods = every_method();
+    let dtypes = [
+        ("BF16", "BF16"),
+        ("F32", "BF16"),
+        ("BF16", "F16"),
+        ("F64", "F32"),
+        ("F16", "F64"),
+        ("F8_E4M3", "F32"),
+        ("F32", "F8_E4M3"),
+    ];
+    for ((base, ft), method) in dtypes.into_iter().zip(methods[1..].iter().cycle().cloned()) {
+        let place = mixed(base, ft)?;
+        let what = format!("{base} {ft} {method:?}");
+        let rest = Policy::default().with_rest(Rest::Base);
+        let own = shifted(BaseVector::Own, method.clone(), "own").with_force(true);
+        let given = BaseShift::new(BaseVector::Own).with_parameters(Some(0.8), Some(1.1));
+        compress(&place, &own.with_base_shift(Some(given)).with_policy(rest))?;
+        let bytes = fs::read(&place.archive)?;
+        let options = shifted(BaseVector::Shared, method, "shared");
+        let given = BaseShift::new(BaseVector::Shared).with_parameters(Some(0.8), None);
+        let options = options.with_base_shift(Some(given));
+        let mut found = Vec::new();
+        for threads in [1, 5] {
+            fs::write(&place.archive, &bytes)?;
+            append(&place, &options.clone().with_resources(resources().with_threads(threads)))?;
+            found.push(fs::read(&place.archive)?);
+        }
+        assert!(found[0] == found[1], "{what}");
+        let (archive, base) = (&place.archive, Some(&*place.base));
+        let report = delta_stream::verify(archive, base, None, &resources(), &Silent)?;
+        assert!(report.ok, "{what}: {:?}", report.differing);
+        let one = RestoreOptions::default().with_name(Some("shared".into()));
+        let one = tensors(&place.restore(&one.with_tensors(vec!["layers.2*".into()]))?)?;
+        let all = tensors(&restored(&place, "shared")?)?;
+        assert!(one["layers.2.a.weight"] == all["layers.1.a.weight"], "{what}");
+    }
+    Ok(())
+}
+
+#[test]
+fn models_of_one_lossy_tensor_none_or_no_numbers() -> Outcome {
+    let methods = || {
+        let trace = UltraDelta::default();
+        let of = |t| Method::UltraDelta(trace.with_trace(t, TraceOf::Survivors, 0.0));
+        [
+            bitdelta(),
+            of(TraceReference::None),
+            of(TraceReference::Archive),
+            of(TraceReference::Value(1.0)),
+        ]
+    };
+    let of =
+        |name: &str, v: f32| one_shard(&[tensor(name, "F32", &[16, 16], encode("F32", &[v; 256]))]);
+    for (name, base, ft) in [
+        (NAME, 0.5, 0.75),
+        (NAME, 0.5, 0.5),
+        (NAME, 0.5, f32::NAN),
+        (NAME, f32::NAN, f32::INFINITY),
+        ("norm.weight", 0.5, 0.75),
+    ] {
+        let place = Place::new(&of(name, base), &of(name, ft))?;
+        for method in methods() {
+            let what = format!("{name} {base} {ft} {method:?}");
+            let plain = CompressOptions::new(method.clone()).with_name("a").with_force(true);
+            compress(&place, &plain).map_err(|e| format!("{what}: {e}"))?;
+            let a = restored(&place, "a")?;
+            if !(base.is_finite() && ft.is_finite()) || name != NAME {
+                assert!(a == read(&place.ft)?, "{what}");
+            }
+            let shifted = append(&place, &shifted(BaseVector::Own, method.clone(), "b"));
+            match shifted {
+                Ok(_) => drop(restored(&place, "b")?),
+                Err(e) => {
+                    assert!(name != NAME && e.kind() == ErrorKind::InvalidArgument, "{what}: {e}")
+                }
+            }
+            let options = plain.with_base_shift(Some(BaseShift::new(BaseVector::Own)));
+            let forecast = delta_stream::forecast(&place.ft, &place.base, &options, &Silent)?;
+            assert!(
+                forecast.archive_bytes > 0
+                    && forecast.notes.iter().any(|n| n.contains("--base-shift"))
+            );
+        }
+    }
     Ok(())
 }
