@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use delta_stream::{
     BaseShift, BaseVector, BitDelta, CompressOptions, CompressReport, DeltaDct, Error, ErrorKind,
-    EtaRule, Method, Observer, Policy, Rest, RestoreOptions, Score, Silent, TraceOf,
+    EtaRule, Method, Observer, Policy, Resources, Rest, RestoreOptions, Score, Silent, TraceOf,
     TraceReference, Tune, UltraDelta,
 };
 
@@ -321,14 +321,25 @@ fn an_archive_is_not_written_into_the_checkpoint_it_is_shifted_along() -> Outcom
 }
 
 #[test]
-fn a_mean_of_variants_cut_in_other_places_is_the_same_in_little_memory() -> Outcome {
-    let mut rng = Rng::new(103);
-    let (base, ft) = twins(&mut rng, NAME, "BF16", &[128, 20_000]);
+fn a_vector_in_larger_tiles_than_the_variants_counts_against_the_memory() -> Outcome {
+    let (base, ft) = twins(&mut Rng::new(103), NAME, "BF16", &[64, 60_000]);
     let place = Place::new(&one_shard(&[base]), &one_shard(&[ft]))?;
+    let shift = |lambda| {
+        let shift = BaseShift::new(BaseVector::Shared);
+        Some(shift.with_parameters(Some(lambda), Some(1.0)))
+    };
+    // One tile of 3.7 Mi elements, which takes 103 MiB beside the tile it shifts.
     let wide = Method::DeltaDct(DeltaDct::default().with_patch(64));
-    compress(&place, &CompressOptions::new(wide).with_name("a"))?;
-    append(&place, &shifted(BaseVector::Shared, bitdelta(), "b"))?;
-    restored(&place, "b")?;
+    compress(&place, &shifted(BaseVector::Shared, wide, "a").with_base_shift(shift(1.0)))?;
+    let within = |mib: u64| Resources::default().with_threads(1).with_max_memory(mib << 20);
+    let narrow = shifted(BaseVector::Shared, bitdelta(), "b").with_base_shift(shift(0.5));
+    let error = append(&place, &narrow.clone().with_resources(within(110))).err();
+    assert_eq!(error.map(|e| e.kind()), Some(ErrorKind::InvalidArgument));
+    append(&place, &narrow.with_resources(within(170)))?;
+    let named = RestoreOptions::default().with_name(Some("b".into()));
+    let error = place.restore(&named.clone().with_resources(within(110))).err();
+    assert!(error.is_some_and(|e| e.to_string().contains("--max-memory")));
+    place.restore(&named.with_resources(within(170)))?;
     Ok(())
 }
 
@@ -356,7 +367,7 @@ fn mixed(base: &'static str, ft: &'static str) -> Outcome<Place> {
 
 #[test]
 fn shifts_restore_in_every_dtype_beside_tiles_that_are_no_numbers() -> Outcome {
-    let resources = delta_stream::Resources::default;
+    let resources = Resources::default;
     let methods = every_method();
     let dtypes = [
         ("BF16", "BF16"),
