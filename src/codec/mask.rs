@@ -1,7 +1,7 @@
 //! Masks that do not look at the weights: drawn again from a key wherever they are needed, so they
 //! cost no stored byte. The generator is number 1 of FORMAT.md section 6.4.
 
-use bitvec::bitvec;
+use bitvec::vec::BitVec;
 
 use crate::kernel::random;
 
@@ -55,23 +55,62 @@ pub(crate) fn group_survivors(
     random::row_draws(place.key, place.first_row + row as u64, draws);
     let mut words =
         draws.as_chunks::<2>().0.iter().map(|d| u64::from(d[0]) | u64::from(d[1]) << 16);
-    let mut chosen = bitvec![0; n_cols];
-    for (i, mask) in chosen.chunks_mut(group).enumerate() {
-        let size = group.min(n_cols - i * group);
+    out.clear();
+    let mut wide = BitVec::<u64>::new();
+    for start in (0..n_cols).step_by(group) {
+        let size = group.min(n_cols - start);
         let keep = if size == group { group / alpha } else { kept_in_rest(size, alpha) };
-        for (last, word) in (size - keep..size).zip(&mut words) {
-            let draw = ((word * (last as u64 + 1)) >> 32) as usize;
-            let taken = mask.get(draw).is_some_and(|bit| *bit);
-            mask.set(if taken { last } else { draw }, true);
+        if size <= 64 {
+            let mut mask = choose(
+                size,
+                keep,
+                &mut words,
+                0u64,
+                |mask, i| *mask >> i & 1 == 1,
+                |mask, i| *mask |= 1 << i,
+            );
+            while mask != 0 {
+                out.push(start as u32 + mask.trailing_zeros());
+                mask &= mask - 1;
+            }
+        } else {
+            wide.clear();
+            wide.resize(size, false);
+            wide = choose(
+                size,
+                keep,
+                &mut words,
+                wide,
+                |mask, i| mask[i],
+                |mask, i| mask.set(i, true),
+            );
+            out.extend(wide.iter_ones().map(|i| (start + i) as u32));
         }
     }
-    out.clear();
-    out.extend(chosen.iter_ones().map(|i| i as u32));
+}
+
+/// Sets `keep` of the first `size` bits of an empty mask, every choice as likely: Floyd's sampling.
+#[inline(always)]
+fn choose<M>(
+    size: usize,
+    keep: usize,
+    words: &mut impl Iterator<Item = u64>,
+    mut mask: M,
+    is_set: impl Fn(&M, usize) -> bool,
+    set: impl Fn(&mut M, usize),
+) -> M {
+    for (last, word) in (size - keep..size).zip(words) {
+        let draw = ((word * (last as u64 + 1)) >> 32) as usize;
+        let taken = is_set(&mask, draw);
+        set(&mut mask, if taken { last } else { draw });
+    }
+    mask
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bitvec::bitvec;
 
     #[test]
     fn a_mask_depends_on_key_and_row_alone() {
@@ -86,6 +125,40 @@ mod tests {
         assert_ne!(draw(1, 5, 0), draw(1, 6, 0));
         let n = draw(1, 5, 0).len();
         assert!((350..480).contains(&n), "{n} of 4096 at one in ten");
+    }
+
+    /// The same draws over one mask for the whole row: what the format says, plainly.
+    fn plain(
+        place: MaskPlace,
+        row: usize,
+        (n_cols, group, alpha): (usize, usize, usize),
+    ) -> Vec<u32> {
+        let mut draws = vec![0; 2 * kept_in_row(n_cols, group, alpha)];
+        random::row_draws(place.key, place.first_row + row as u64, &mut draws);
+        let mut words = draws.chunks_exact(2).map(|d| u64::from(d[0]) | u64::from(d[1]) << 16);
+        let mut chosen = bitvec![0; n_cols];
+        for mask in chosen.chunks_mut(group) {
+            let size = mask.len();
+            let keep = if size == group { group / alpha } else { kept_in_rest(size, alpha) };
+            for last in size - keep..size {
+                let draw = ((words.next().unwrap() * (last as u64 + 1)) >> 32) as usize;
+                let taken = mask[draw];
+                mask.set(if taken { last } else { draw }, true);
+            }
+        }
+        chosen.iter_ones().map(|i| i as u32).collect()
+    }
+
+    #[test]
+    fn small_and_large_groups_are_drawn_as_the_format_says() {
+        let place = MaskPlace { key: 5, first_row: 2 };
+        let shapes =
+            [(100, 16, 8), (100, 64, 4), (200, 65, 5), (1000, 300, 3), (7, 16, 16), (64, 64, 1)];
+        for shape in shapes {
+            let mut out = vec![9];
+            group_survivors(place, 3, shape, &mut Vec::new(), &mut out);
+            assert_eq!(out, plain(place, 3, shape), "{shape:?}");
+        }
     }
 
     #[test]

@@ -13,14 +13,14 @@ use crate::survey::TileStats;
 /// Merges the tiles of a pass into a plan, and the plans of all matrices where a method decides about
 /// them together.
 pub(crate) struct Merger<'a> {
-    pub(crate) method: &'a dyn LossyMethod,
-    pub(crate) units: &'a [Unit],
-    pub(crate) pair: &'a Pair,
+    method: &'a dyn LossyMethod,
+    units: &'a [Unit],
+    pair: &'a Pair,
     /// What the archive holds already.
-    pub(crate) earlier: &'a TraceNorms,
-    pub(crate) merged: Sender<Merged>,
+    earlier: &'a TraceNorms,
+    merged: Sender<Merged>,
     /// What the method has to say about the whole model.
-    pub(crate) measured: &'a mut Measured,
+    measured: &'a mut Measured,
     /// Tiles of the pass under way.
     stats: Vec<TileStats>,
     /// Plans of matrices between two passes, by unit.
