@@ -77,11 +77,12 @@ def main():
                 label = f"{options} ({seed})" if options.split()[0] in DRAWING else options
                 runs.append((label, *compress(args.binary, args.base, args.fine_tune, options, str(seed), directory)))
         command = [*shlex.split(args.score), args.fine_tune, *(str(r[2]) for r in runs)]
-        scores = subprocess.run(command, capture_output=True, text=True)
+        # A score takes long, so each row is printed once it is known.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as scores:
+            for (label, report, _), line in zip(runs, scores.stdout):
+                row(label, report, json.loads(line))
         if scores.returncode:
-            sys.exit(scores.stderr)
-        for (label, report, _), line in zip(runs, scores.stdout.splitlines()):
-            row(label, report, json.loads(line))
+            sys.exit(f"{args.score}: exit status {scores.returncode}")
 
 
 if __name__ == "__main__":
