@@ -14,6 +14,9 @@ use crate::wire::{Reader, Writer};
 /// Bytes of a payload before its values.
 const SETTINGS: usize = 8;
 
+/// Greatest exponent of a tile's power of two, on either side of 1.
+const MOST_EXPONENT: i16 = 100;
+
 /// The codec of seeded survivors.
 #[derive(Debug)]
 pub(crate) struct Survivors;
@@ -27,7 +30,7 @@ pub(crate) struct Decisions {
     pub(crate) factor: f32,
 }
 
-/// Appends the payload of a tile; `None` if its delta is not finite.
+/// Appends the payload of a tile; `None` if its delta is not finite, or too large to be multiplied.
 pub(crate) fn encode(
     tile: &DeltaTile<'_>,
     place: MaskPlace,
@@ -35,7 +38,7 @@ pub(crate) fn encode(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Option<()> {
-    let exponent = exponent_of(tile, scratch)?;
+    let exponent = exponent_of(tile, d.factor, scratch)?;
     let down = power_of_two(-exponent);
     let (mut kept, mut positions) = (Vec::new(), Vec::new());
     for rows in tile.cached_strips() {
@@ -57,8 +60,8 @@ pub(crate) fn encode(
 }
 
 /// The power of two that brings the tile's values within half precision's best range; `None` if one
-/// is not finite.
-fn exponent_of(tile: &DeltaTile<'_>, scratch: &mut Scratch) -> Option<i16> {
+/// is not finite, or is not once it is multiplied.
+fn exponent_of(tile: &DeltaTile<'_>, factor: f32, scratch: &mut Scratch) -> Option<i16> {
     let (mut most, mut sum) = (0f32, 0.0);
     for rows in tile.cached_strips() {
         tile.rows(&rows, &mut scratch.strip);
@@ -66,12 +69,12 @@ fn exponent_of(tile: &DeltaTile<'_>, scratch: &mut Scratch) -> Option<i16> {
         most = most.max(hi).max(-lo);
         sum += quantise::sum_abs(&scratch.strip);
     }
-    if !f64::is_finite(sum) {
+    // Values end up below 2^15, well inside the range of f16.
+    let exponent = (most.to_bits() >> 23) as i16 - 127 - 14;
+    if !f64::is_finite(sum) || exponent > MOST_EXPONENT || !f32::is_finite(2.0 * most * factor) {
         return None;
     }
-    // Values end up below 2^15, well inside the range of f16.
-    let exponent = ((most.to_bits() >> 23) as i16 - 127 - 14).clamp(-100, 100);
-    Some(if most == 0.0 { 0 } else { exponent })
+    Some(if most == 0.0 { 0 } else { exponent.max(-MOST_EXPONENT) })
 }
 
 impl Codec for Survivors {
@@ -181,6 +184,14 @@ mod tests {
         assert!(Survivors.parts(&payload[1..], &target).is_err());
         assert!(Survivors.parts(&payload[..7], &target).is_err());
         assert!((400..650).contains(&kept), "{kept}");
+        for large in [1e38f32, f32::MAX] {
+            let huge: Vec<u8> = ft.iter().flat_map(|v| (v * large).to_le_bytes()).collect();
+            let zeros = vec![0; huge.len()];
+            let (ft, base) =
+                [&huge, &zeros].map(|bytes| Operand { dtype: DType::F32, bytes }).into();
+            let tile = DeltaTile { ft, base, n_rows, n_cols };
+            assert!(encode(&tile, place, d, &mut scratch, &mut Vec::new()).is_none(), "{large}");
+        }
         for bad in [&payload[..9], &payload[..payload.len() - 2], &[0; 8]] {
             assert!(Survivors.decode(bad, &target, base, &mut scratch, &mut out).is_err());
         }
