@@ -2,7 +2,9 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use delta_stream::DType;
-use delta_stream::kernel::{self, convert, dct::Dct, pack, patch, planes, quantise, rans, select};
+use delta_stream::kernel::{
+    self, convert, dct::Dct, low_rank, pack, patch, planes, quantise, rans, select, trellis,
+};
 
 /// Elements per call: a quarter of a tile, which stays in the second-level cache or near it.
 const N: usize = 1 << 18;
@@ -105,5 +107,31 @@ fn codes(c: &mut Criterion) {
     both(c, "classes_by_rank", || select::classes_by_rank(&scores, &[0.5, 0.5], &mut codes));
 }
 
-criterion_group!(benches, transforms, conversions, codes);
+fn paths(c: &mut Criterion) {
+    let values: Vec<f32> = weights().0.iter().map(|x| x * 47.0).collect();
+    let (mut work, mut symbols, mut decoded) = (trellis::Work::default(), Vec::new(), vec![0.0; N]);
+    for rate in 0..trellis::RATES.len() {
+        let (bits, width) = trellis::RATES[rate];
+        let (book, mut packed) = (trellis::Codebook::new(rate), Vec::new());
+        both(c, &format!("trellis encode {bits} for {width}"), || {
+            symbols.clear();
+            let blocks = values.chunks(trellis::BLOCK * width);
+            blocks.fold(0, |s, x| trellis::encode(&book, x, s, &mut work, &mut symbols));
+        });
+        trellis::pack(&symbols, bits, &mut packed);
+        both(c, &format!("trellis decode {bits} for {width}"), || {
+            trellis::decode(&book, &packed, 0, &mut decoded);
+        });
+    }
+}
+
+fn directions(c: &mut Criterion) {
+    let mut values = weights().0;
+    // Nothing is above the floor: what a block costs.
+    both(c, "low_rank peel", || drop(low_rank::peel(&mut values, 512, 1.0, 1e9, 8)));
+    let factors = low_rank::peel(&mut values.clone(), 512, 0.001, 0.0, 8);
+    both(c, "low_rank add_rows 8", || low_rank::add_rows(&factors, 0..512, 1e-9, &mut values));
+}
+
+criterion_group!(benches, transforms, conversions, codes, paths, directions);
 criterion_main!(benches);

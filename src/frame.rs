@@ -115,6 +115,17 @@ impl Header {
     }
 }
 
+/// Bytes of the frame of a payload of `n` bytes that do not compress: as zstd (RFC 8878) stores them,
+/// in raw blocks of 128 KiB after magic, descriptor and content size.
+pub(crate) fn stored_len(n: usize) -> usize {
+    let content_size = match n {
+        0..256 => 1,
+        256..65792 => 2,
+        _ => 4,
+    };
+    HEADER_LEN + 5 + content_size + 3 * n.div_ceil(128 << 10).max(1) + n
+}
+
 /// Compresses payloads into frames; one a worker, reused.
 pub(crate) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
@@ -223,6 +234,20 @@ mod tests {
         let mut out = Vec::new();
         Encoder::new().unwrap().encode(LABEL, raw, &mut out).unwrap();
         out
+    }
+
+    #[test]
+    fn bytes_that_do_not_compress_take_what_was_said() {
+        let mut encoder = Encoder::new().unwrap();
+        let mut draws = vec![0u16; 200_000];
+        crate::kernel::random::row_draws(1, 1, &mut draws);
+        let bytes: Vec<u8> = draws.iter().map(|d| *d as u8).collect();
+        for n in [0, 1, 100, 255, 256, 5000, 65791, 65792, 131_072, 131_073, 200_000] {
+            let mut frame = Vec::new();
+            let label = Label { kind: Kind::Tile, codec: 7, variant: 0, item: 0, part: 0 };
+            encoder.encode(label, &bytes[..n], &mut frame).unwrap();
+            assert_eq!(frame.len(), stored_len(n), "{n}");
+        }
     }
 
     #[test]

@@ -51,8 +51,9 @@ pub use checkpoint::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use method::{
-    Allocation, BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, EtaRule, GroupIndex,
-    Method, Policy, Rates, Rest, Score, SignScale, TraceOf, TraceReference, Tune, UltraDelta,
+    Allocation, Auto, BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, EtaRule,
+    GroupIndex, MatrixRate, Method, Policy, Quality, RatePlan, Rates, Rest, Score, SignScale, Size,
+    TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,

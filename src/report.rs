@@ -2,6 +2,8 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::method::RatePlan;
+
 /// Settings as one JSON object, in their order.
 fn as_object<S: Serializer>(settings: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(settings.iter().map(|(key, value)| (key, value)))
@@ -337,7 +339,7 @@ pub struct Forecast {
     pub archive_bytes: u64,
     /// `fine_tuned_bytes / archive_bytes`.
     pub ratio: f64,
-    /// Share of the tiles that was encoded to tell, 0 to 1.
+    /// Share of the tiles that was encoded to tell, 0 to 1; at 1 the sizes are exact.
     pub sampled: f64,
     /// Wall time expected, from the sample's.
     pub seconds: f64,
@@ -347,6 +349,9 @@ pub struct Forecast {
     pub elapsed_seconds: f64,
     /// Its tensors and how each would be stored.
     pub tensors: Vec<TensorSummary>,
+    /// The rate of each matrix, where the method has such: what `--plan` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RatePlan>,
     /// What a person should know about the pair.
     pub notes: Vec<String>,
 }

@@ -28,6 +28,14 @@ impl Writer {
     pub(crate) fn f64(&mut self, v: f64) {
         self.u64(v.to_bits());
     }
+    /// Seven bits a byte, lowest first; the top bit says that more follow (LEB128).
+    pub(crate) fn varint(&mut self, mut v: u32) {
+        while v >= 0x80 {
+            self.u8(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.u8(v as u8);
+    }
     /// A u32 length, then the bytes.
     pub(crate) fn bytes(&mut self, v: &[u8]) -> Result<()> {
         let len = u32::try_from(v.len())
@@ -91,6 +99,22 @@ impl<'a> Reader<'a> {
     pub(crate) fn f64(&mut self) -> Result<f64> {
         self.u64().map(f64::from_bits)
     }
+    /// A number written as [`Writer::varint`] does: no other bytes stand for it.
+    pub(crate) fn varint(&mut self) -> Result<u32> {
+        let mut v = 0u64;
+        for shift in (0..35).step_by(7) {
+            let byte = self.u8()?;
+            v |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                let is_shortest = byte > 0 || shift == 0;
+                return u32::try_from(v)
+                    .ok()
+                    .filter(|_| is_shortest)
+                    .ok_or_else(|| Error::corrupt("a number is stored as no writer would"));
+            }
+        }
+        Err(Error::corrupt("a number takes too many bytes"))
+    }
     pub(crate) fn bytes(&mut self) -> Result<&'a [u8]> {
         let n = self.u32()? as usize;
         self.take(n)
@@ -111,6 +135,11 @@ impl<'a> Reader<'a> {
     /// Everything not taken yet.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Bytes not taken yet.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     /// Whether everything was taken.
@@ -151,5 +180,22 @@ mod tests {
         assert!(r.count(2).is_err());
         let cut = Reader::new(&w.0[..1]).u16();
         assert!(cut.is_err());
+    }
+
+    #[test]
+    fn numbers_of_any_size_have_one_form() {
+        for v in [0, 1, 127, 128, 300, 16383, 16384, 1 << 28, u32::MAX] {
+            let mut w = Writer::default();
+            w.varint(v);
+            assert_eq!(w.0.len(), (32 - v.leading_zeros()).max(1).div_ceil(7) as usize);
+            let mut r = Reader::new(&w.0);
+            assert_eq!((r.varint().unwrap(), r.left()), (v, 0));
+            assert!(Reader::new(&w.0[..w.0.len() - 1]).varint().is_err());
+        }
+        let wrong: [&[u8]; 4] =
+            [&[0x80, 0], &[0xff; 5], &[0xff, 0xff, 0xff, 0xff, 0x10], &[0xff; 9]];
+        for bytes in wrong {
+            assert!(Reader::new(bytes).varint().is_err(), "{bytes:?}");
+        }
     }
 }

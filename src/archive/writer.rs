@@ -45,6 +45,8 @@ pub(crate) struct ArchiveWriter {
     /// Where this generation starts; the file is cut back to it if the writer is dropped.
     start: u64,
     committed: bool,
+    /// Counts what it is given and keeps nothing.
+    dry: bool,
     index: Index,
     generation: u32,
     previous: u64,
@@ -68,6 +70,16 @@ impl ArchiveWriter {
         }
         let mut writer = Self::temporary(path, Index::default(), 1)?;
         writer.force = force;
+        Ok(writer)
+    }
+
+    /// Starts an archive that counts its bytes and is never written.
+    pub(crate) fn dry() -> Result<Self> {
+        let path = Path::new("an archive that is not written");
+        let file = tempfile::tempfile().map_err(|e| Error::io("create a file for", path, e))?;
+        let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
+        writer.dry = true;
+        writer.write(PREAMBLE)?;
         Ok(writer)
     }
 
@@ -133,6 +145,7 @@ impl ArchiveWriter {
             synced: start,
             start,
             committed: false,
+            dry: false,
             index,
             generation,
             previous,
@@ -154,6 +167,10 @@ impl ArchiveWriter {
     /// Appends bytes; returns where they start.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<u64> {
         let offset = self.at;
+        if self.dry {
+            self.at += bytes.len() as u64;
+            return Ok(offset);
+        }
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }

@@ -7,8 +7,8 @@ mod make_pair;
 use std::path::PathBuf;
 
 pub(crate) use crate::cli::args::choice::{
-    Choice, EtaRuleName, IndexName, MethodName, RatesName, RestName, ScaleName, Switch,
-    TraceOfName, TuneName,
+    Choice, EtaRuleName, IndexName, MethodName, QualityName, RatesName, RestName, ScaleName,
+    Switch, TraceOfName, TuneName,
 };
 pub(crate) use crate::cli::args::make_pair::MakePair;
 use clap::builder::RangedU64ValueParser;

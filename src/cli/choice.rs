@@ -1,13 +1,16 @@
 //! The method that was chosen, with its settings.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use delta_stream::{
-    BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, Error, EtaRule, GroupIndex, Method,
-    Rates, Result, SignScale, TraceOf, Tune, UltraDelta,
+    Auto, BaseShift, BaseVector, BitDelta, Dare, DeltaDct, DeltaDq, Error, EtaRule, GroupIndex,
+    Method, Quality, RatePlan, Rates, Result, SignScale, Size, TraceOf, Tune, UltraDelta,
 };
 
 use crate::cli::args::{
-    Choice, EtaRuleName, IndexName, MethodName, RatesName, ScaleName, Switch, TraceOfName, TuneName,
+    Choice, EtaRuleName, IndexName, MethodName, QualityName, RatesName, ScaleName, Switch,
+    TraceOfName, TuneName,
 };
 use crate::cli::score;
 use crate::cli::values::GroupSize;
@@ -17,11 +20,12 @@ pub(crate) fn method(choice: &Choice) -> Result<Method> {
     refuse_foreign(choice)?;
     Ok(match choice.method {
         MethodName::Lossless => Method::Lossless,
+        MethodName::Auto => Method::Auto(auto(choice)?),
         MethodName::DeltaDct => Method::DeltaDct(delta_dct(choice)),
         MethodName::BitDelta => Method::BitDelta(bit_delta(choice)),
         MethodName::Dare => Method::Dare(dare(choice)),
-        MethodName::DeltaDq => Method::DeltaDq(delta_dq(choice)),
-        MethodName::UltraDelta => Method::UltraDelta(ultra_delta(choice)),
+        MethodName::DeltaDq => Method::DeltaDq(delta_dq(choice)?),
+        MethodName::UltraDelta => Method::UltraDelta(ultra_delta(choice)?),
     })
 }
 
@@ -64,7 +68,11 @@ fn refuse_foreign(choice: &Choice) -> Result<()> {
         ("--sparsity", choice.sparsity.is_some(), &[M::Dare, M::UltraDelta]),
         ("--alpha", choice.alpha.is_some(), &[M::DeltaDq]),
         ("--group", choice.group.is_some(), &[M::DeltaDq]),
-        ("--bits", choice.bits.is_some(), &[M::DeltaDq, M::UltraDelta]),
+        ("--bits", choice.bits.is_some(), &[M::Auto, M::DeltaDq, M::UltraDelta]),
+        ("--ratio", choice.ratio.is_some(), &[M::Auto]),
+        ("--max-size", choice.max_size.is_some(), &[M::Auto]),
+        ("--quality", choice.quality.is_some(), &[M::Auto]),
+        ("--plan", choice.plan.is_some(), &[M::Auto]),
         ("--index", choice.index.is_some(), &[M::DeltaDq]),
         ("--parts", choice.parts.is_some(), &[M::DeltaDq]),
         ("--step", choice.step.is_some(), &[M::UltraDelta]),
@@ -83,6 +91,48 @@ fn refuse_foreign(choice: &Choice) -> Result<()> {
         of.join(" and "),
         name(&choice.method)
     )))
+}
+
+fn auto(choice: &Choice) -> Result<Auto> {
+    let size = match (choice.bits, choice.ratio, choice.max_size, choice.quality) {
+        (Some(bits), ..) => Size::Bits(bits),
+        (_, Some(ratio), ..) => Size::Ratio(ratio),
+        (_, _, Some(bytes), _) => Size::Bytes(bytes),
+        (.., None | Some(QualityName::High)) => Size::Quality(Quality::High),
+        (.., Some(QualityName::Medium)) => Size::Quality(Quality::Medium),
+        (.., Some(QualityName::Small)) => Size::Quality(Quality::Small),
+    };
+    let plan = choice.plan.as_deref().map(rate_plan).transpose()?;
+    Ok(Auto::default().with_size(size).with_plan(plan))
+}
+
+/// The rates in a file that `plan -o` wrote.
+fn rate_plan(file: &Path) -> Result<RatePlan> {
+    /// All a forecast says but its plan is ignored.
+    #[derive(serde::Deserialize)]
+    struct Planned {
+        plan: RatePlan,
+    }
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
+    let planned: Planned = serde_json::from_str(&text).map_err(|e| {
+        let text = format!(
+            "{} is no plan of auto; write one with: delta-stream plan -o FILE",
+            file.display()
+        );
+        Error::invalid_argument(text).with_source(e)
+    })?;
+    Ok(planned.plan)
+}
+
+/// Bits of a code, where a fraction means nothing.
+fn code_bits(choice: &Choice, default: u8) -> Result<u8> {
+    match choice.bits {
+        None => Ok(default),
+        Some(bits) if bits.fract() == 0.0 && (0.0..=255.0).contains(&bits) => Ok(bits as u8),
+        Some(bits) => Err(Error::invalid_argument(format!(
+            "--bits {bits}: codes have a whole number of bits, 1 to 8; --method auto takes fractions"
+        ))),
+    }
 }
 
 fn delta_dct(choice: &Choice) -> DeltaDct {
@@ -118,21 +168,21 @@ fn dare(choice: &Choice) -> Dare {
     settings.with_sparsity(choice.sparsity.unwrap_or(settings.sparsity))
 }
 
-fn delta_dq(choice: &Choice) -> DeltaDq {
+fn delta_dq(choice: &Choice) -> Result<DeltaDq> {
     let settings = DeltaDq::default();
     let index = match choice.index {
         None | Some(IndexName::Seed) => GroupIndex::Seed,
         Some(IndexName::InGroup) => GroupIndex::InGroup,
         Some(IndexName::Csr) => GroupIndex::Csr,
     };
-    settings
+    Ok(settings
         .with_alpha(choice.alpha.unwrap_or(settings.alpha))
         .with_group(choice.group.and_then(GroupSize::number))
-        .with_bits(choice.bits.unwrap_or(settings.bits))
-        .with_index(index, choice.parts.unwrap_or(settings.parts))
+        .with_bits(code_bits(choice, settings.bits)?)
+        .with_index(index, choice.parts.unwrap_or(settings.parts)))
 }
 
-fn ultra_delta(choice: &Choice) -> UltraDelta {
+fn ultra_delta(choice: &Choice) -> Result<UltraDelta> {
     let settings = UltraDelta::default();
     let rates = match choice.rates {
         None => settings.rates,
@@ -145,15 +195,15 @@ fn ultra_delta(choice: &Choice) -> UltraDelta {
         Some(TraceOfName::Delta) => TraceOf::Delta,
     };
     let sparsity = choice.sparsity.unwrap_or(settings.sparsity);
-    settings
-        .with_bits(choice.bits.unwrap_or(settings.bits))
+    Ok(settings
+        .with_bits(code_bits(choice, settings.bits)?)
         .with_sparsity(sparsity, choice.step.unwrap_or(settings.step))
         .with_rates(rates, choice.clamp == Some(Switch::On))
         .with_trace(
             choice.trace_reference.unwrap_or(settings.trace_reference),
             of,
             choice.gamma_floor.unwrap_or(settings.gamma_floor),
-        )
+        ))
 }
 
 #[cfg(test)]
@@ -191,7 +241,7 @@ mod tests {
             assert!(text.contains(name) && text.contains("lossless"), "{text}");
         }
         let text = method(&choice("--method bitdelta --bits 2")).unwrap_err().to_string();
-        assert!(text.contains("deltadq and ultradelta"), "{text}");
+        assert!(text.contains("auto and deltadq and ultradelta"), "{text}");
     }
 
     #[test]

@@ -108,12 +108,12 @@ impl Tour<'_> {
     fn compress(&mut self) -> Result<f64> {
         let (ft, base, archive) =
             (self.at("fine-tune"), self.at("base"), self.at("models.delta.zst"));
-        let options = self.context.compress_options(&choice(MethodName::DeltaDct), Some(SMALL))?;
+        let options = self.context.compress_options(&choice(MethodName::Auto), Some(SMALL))?;
         let report = self
             .context
             .watch(|observer| delta_stream::compress(&ft, &base, &archive, &options, observer))?;
         let (pair, to) = (self.pair(), quoted(&archive));
-        let command = format!("compress {pair} -o {to} --name {SMALL} --method delta-dct");
+        let command = format!("compress {pair} -o {to} --name {SMALL} --method auto");
         self.step(&command, &report, || compress::table(&report))?;
         Ok(report.ratio)
     }

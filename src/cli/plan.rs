@@ -4,10 +4,10 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use delta_stream::{Error, Forecast, Result};
+use delta_stream::{Error, Forecast, RatePlan, Result, TensorSummary};
 
 use crate::cli::args;
-use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, size, time};
+use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, relative, size, time};
 use crate::cli::resolve::{self, Context};
 
 pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
@@ -105,22 +105,55 @@ fn public() -> Option<Permissions> {
 }
 
 fn table(report: &Forecast) -> String {
+    let is_exact = report.sampled >= 1.0 && report.plan.is_some();
+    let [stored, ratio] = match is_exact {
+        true => ["stored", "honest ratio"],
+        false => ["stored, about", "honest ratio, about"],
+    };
     let mut facts = Facts::default();
     facts
         .add("method", method(report.method, &report.settings))
         .add("fine-tune", exact_size(report.fine_tuned_bytes))
-        .add("stored, about", exact_size(report.archive_bytes))
-        .add("honest ratio, about", format!("{:.2} (fine-tune / stored)", report.ratio))
+        .add(stored, exact_size(report.archive_bytes))
+        .add(ratio, format!("{:.2} (fine-tune / stored)", report.ratio))
         .add("time, about", time(report.seconds))
         .add("memory, at most", size(report.memory_bytes))
         .add("sampled", format!("{:.1} % of the tiles", report.sampled * 100.0))
         .add("took", time(report.elapsed_seconds));
-    format!("{facts}\n{}", kinds_table(report))
+    let rates = report.plan.as_ref().map(|plan| rates_table(report, plan)).unwrap_or_default();
+    format!("{facts}\n{}{rates}", kinds_table(report, stored))
+}
+
+/// What each matrix gets.
+fn rates_table(report: &Forecast, plan: &RatePlan) -> String {
+    let mut columns =
+        Columns::new(&["tensor", "rate", "bits a parameter", "relative error", "stored"]);
+    for matrix in &plan.matrices {
+        let rate = match (&matrix.rest, matrix.rows) {
+            (Some(rest), Some(rows)) => format!("{} in {rows} rows, {rest}", matrix.rate),
+            _ => matrix.rate.clone(),
+        };
+        let name = match matrix.matrix {
+            0 => matrix.tensor.clone(),
+            n => format!("{} [{n}]", matrix.tensor),
+        };
+        // A tensor's figures stand beside the first of its matrices.
+        let found = report.tensors.iter().find(|t| t.name == matrix.tensor && matrix.matrix == 0);
+        let of = |show: fn(&TensorSummary) -> String| found.map(show).unwrap_or_default();
+        columns.add(vec![
+            name,
+            rate,
+            of(|t| format!("{:.4}", t.bits_per_parameter)),
+            of(|t| relative(t.relative_error)),
+            of(|t| size(t.stored_bytes)),
+        ]);
+    }
+    format!("\n{columns}")
 }
 
 /// Tensors by the way they would be stored.
-fn kinds_table(report: &Forecast) -> String {
-    let mut columns = Columns::new(&["stored as", "tensors", "bytes", "stored, about"]);
+fn kinds_table(report: &Forecast, stored: &str) -> String {
+    let mut columns = Columns::new(&["stored as", "tensors", "bytes", stored]);
     for kind in ["lossy", "lossless", "whole", "alias"] {
         let (mut n_tensors, mut bytes, mut stored) = (0, 0, 0);
         for t in report.tensors.iter().filter(|t| t.stored_as == kind) {

@@ -32,6 +32,18 @@ pub(crate) fn survivors(
     out.extend((0u32..).zip(draws.iter()).filter(|(_, d)| **d < keep).map(|(i, _)| i));
 }
 
+/// Gives the entries of one row random signs, and takes them back: entry `i` is negated if bit `i % 16`
+/// of draw `i / 16` is set.
+pub(crate) fn flip_signs(place: MaskPlace, row: usize, draws: &mut Vec<u16>, values: &mut [f32]) {
+    draws.resize(values.len().div_ceil(16), 0);
+    random::row_draws(place.key, place.first_row + row as u64, draws);
+    for (values, draw) in values.chunks_mut(16).zip(draws.iter()) {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = f32::from_bits(value.to_bits() ^ u32::from(draw >> i & 1) << 31);
+        }
+    }
+}
+
 /// How many entries survive in each row of `n_cols` when one of `alpha` does in every group of `group`;
 /// a shorter group at the end of a row keeps its share, rounded half to even.
 pub(crate) fn kept_in_row(n_cols: usize, group: usize, alpha: usize) -> usize {
@@ -125,6 +137,23 @@ mod tests {
         assert_ne!(draw(1, 5, 0), draw(1, 6, 0));
         let n = draw(1, 5, 0).len();
         assert!((350..480).contains(&n), "{n} of 4096 at one in ten");
+    }
+
+    #[test]
+    fn signs_are_the_bits_of_the_draws_and_come_off_again() {
+        let (place, mut draws) = (MaskPlace { key: 9, first_row: 4 }, Vec::new());
+        let values: Vec<f32> = (0..1000).map(|i| i as f32 - 300.5).collect();
+        let mut flipped = values.clone();
+        flip_signs(place, 2, &mut draws, &mut flipped);
+        let mut want = [0; 63];
+        random::row_draws(9, 6, &mut want);
+        for (i, (x, y)) in values.iter().zip(&flipped).enumerate() {
+            assert_eq!(*y, if want[i / 16] >> (i % 16) & 1 == 1 { -x } else { *x });
+        }
+        let n_flipped = values.iter().zip(&flipped).filter(|(x, y)| x != y).count();
+        assert!((430..570).contains(&n_flipped), "{n_flipped}");
+        flip_signs(place, 2, &mut draws, &mut flipped);
+        assert_eq!(flipped, values);
     }
 
     /// The same draws over one mask for the whole row: what the format says, plainly.

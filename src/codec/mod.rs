@@ -11,6 +11,7 @@ pub(crate) mod planes;
 pub(crate) mod runs;
 pub(crate) mod signs;
 pub(crate) mod survivors;
+pub(crate) mod trellis;
 
 use std::ops::Range;
 
@@ -36,6 +37,8 @@ pub(crate) enum CodecId {
     Groups = 5,
     /// Quantised survivors and the runs between them.
     Runs = 6,
+    /// Paths through a trellis, and gains of rows.
+    Trellis = 7,
 }
 
 /// Most rows of a patch strip.
@@ -118,6 +121,7 @@ pub(crate) struct Scratch {
     pub(crate) strip: Vec<f32>,
     pub(crate) patches: Vec<f32>,
     pub(crate) work: Vec<f32>,
+    pub(crate) residual: Vec<f32>,
     dct: Option<(usize, Dct)>,
 }
 
@@ -190,6 +194,7 @@ pub(crate) const ALL: &[&dyn Codec] = &[
     &survivors::Survivors,
     &groups::Groups,
     &runs::Runs,
+    &trellis::Trellis,
 ];
 
 /// The codec with this stored code.
@@ -206,13 +211,14 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_never_change() {
-        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(ALL.iter().map(|c| c.id() as u16).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(CodecId::Planes as u16, 1);
         assert_eq!(CodecId::Patches as u16, 2);
         assert_eq!(CodecId::Signs as u16, 3);
         assert_eq!(CodecId::Survivors as u16, 4);
         assert_eq!(CodecId::Groups as u16, 5);
         assert_eq!(CodecId::Runs as u16, 6);
+        assert_eq!(CodecId::Trellis as u16, 7);
         assert!(by_code(0).is_err());
     }
 }

@@ -37,6 +37,13 @@ pub fn coded_bytes(histogram: &[u32; 256]) -> u64 {
     bits.div_ceil(8 << FRACTION)
 }
 
+/// log2 of a normal positive number, to a 65536th.
+pub fn log2_of(x: f64) -> f64 {
+    let (exponent, fraction) = ((x.to_bits() >> 52) as i32, x.to_bits() & ((1 << 52) - 1));
+    let log = log2(1 << 52 | fraction) as f64 / f64::from(1 << FRACTION);
+    f64::from(exponent - 1023 - 52) + log
+}
+
 /// log2 in fixed point, rounded down; 0 for 0. Each squaring of the mantissa gives one more bit.
 fn log2(x: u64) -> u64 {
     let Some(whole) = x.checked_ilog2() else {
@@ -58,6 +65,14 @@ fn log2(x: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn logarithms_of_floats() {
+        for x in [1.0f64, 2.0, 3.0, 0.1, 1e-300, 7.5e200, 1.999_999] {
+            let error = x.log2() - log2_of(x);
+            assert!((-1e-9..2e-5).contains(&error), "{x}: {error}");
+        }
+    }
 
     #[test]
     fn plain_cases() {

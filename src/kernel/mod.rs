@@ -61,8 +61,11 @@ pub mod convert;
 pub mod dct;
 pub mod entropy;
 mod float;
+mod jacobi;
 mod lane;
+pub mod low_rank;
 pub mod moment;
+pub mod normal;
 pub mod pack;
 pub mod patch;
 pub mod planes;
@@ -72,6 +75,7 @@ pub mod rans;
 pub mod rice;
 pub mod select;
 pub mod sparse;
+pub mod trellis;
 pub mod tridiagonal;
 
 /// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests

@@ -19,11 +19,11 @@ use crate::kernel::entropy;
 
 /// Frequencies sum up to two to this power.
 const SCALE_BITS: u32 = 14;
-const SCALE: u32 = 1 << SCALE_BITS;
+pub(super) const SCALE: u32 = 1 << SCALE_BITS;
 /// Symbols that are coded side by side.
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 /// A state is never below this between symbols.
-const LOWEST: u32 = 1 << 16;
+pub(super) const LOWEST: u32 = 1 << 16;
 
 /// Most bytes [`encode`] writes for `n` symbols.
 pub fn max_len(n: usize) -> usize {
@@ -90,7 +90,7 @@ pub fn decode(bytes: &[u8], n: usize, out: &mut Vec<u8>) -> bool {
 
 /// Frequencies near `counts`' shares that sum up to [`SCALE`], at least 1 for what occurs. What
 /// rounding leaves over goes where it costs the fewest bits, ties to the smaller symbol.
-fn normalised(counts: &[u32; 256]) -> [u32; 256] {
+pub(super) fn normalised(counts: &[u32; 256]) -> [u32; 256] {
     let n: u64 = counts.iter().map(|c| u64::from(*c)).sum();
     let scale = u64::from(SCALE);
     let round = |c: &u32| (u64::from(*c) * scale + n / 2) / n.max(1);
@@ -163,7 +163,7 @@ fn read_table(bytes: &[u8]) -> Option<([u32; 256], u8, &[u8])> {
 
 /// How one symbol moves a state, with the division by its frequency as a multiplication.
 #[derive(Debug, Clone, Copy, Default)]
-struct Coder {
+pub(super) struct Coder {
     /// 2^64 / freq, rounded up; all ones for 1.
     reciprocal: u64,
     /// States from here on give a word first.
@@ -174,7 +174,7 @@ struct Coder {
 }
 
 impl Coder {
-    fn new(freq: u32, start: u32) -> Self {
+    pub(super) fn new(freq: u32, start: u32) -> Self {
         // x * 2^64 / freq is rounded up by less than 2^32 * 2^14 of 2^64, too little to reach the next
         // whole number. For 1 the quotient comes out as x - 1; the bias makes up for it.
         let reciprocal = if freq == 1 { u64::MAX } else { u64::MAX / u64::from(freq) + 1 };
@@ -186,7 +186,7 @@ impl Coder {
     /// The state after this symbol, `x / freq * SCALE + x % freq + start`. A word it has to give is
     /// put at `at`, which then moves down.
     #[inline(always)]
-    fn step(&self, state: u32, words: &mut [[u8; 2]], at: &mut usize) -> u32 {
+    pub(super) fn step(&self, state: u32, words: &mut [[u8; 2]], at: &mut usize) -> u32 {
         let mut x = state;
         // Written whether it stays or not, so that there is no branch to guess wrong.
         words[*at] = (x as u16).to_le_bytes();
@@ -199,7 +199,7 @@ impl Coder {
 }
 
 /// Symbols by slot, and what each does to a state.
-struct Slots {
+pub(super) struct Slots {
     symbols: Box<[u8]>,
     /// Frequency in the low half, sum of those before in the high half.
     spans: [u32; 256],
@@ -207,7 +207,7 @@ struct Slots {
 
 impl Slots {
     /// `freqs` sum up to [`SCALE`].
-    fn new(freqs: &[u32; 256]) -> Self {
+    pub(super) fn new(freqs: &[u32; 256]) -> Self {
         let (mut symbols, mut spans) = (vec![0; SCALE as usize], [0; 256]);
         let mut start = 0;
         for (symbol, (span, freq)) in (0u8..=255).zip(spans.iter_mut().zip(freqs)) {
@@ -220,7 +220,7 @@ impl Slots {
 
     /// The symbol a state shows, and the state after it without the word it may need.
     #[inline(always)]
-    fn step(&self, x: u32) -> (u8, u32) {
+    pub(super) fn step(&self, x: u32) -> (u8, u32) {
         let slot = x & (SCALE - 1);
         let symbol = self.symbols[slot as usize];
         let span = self.spans[usize::from(symbol)];

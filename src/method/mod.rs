@@ -4,6 +4,7 @@
 //! the encode pass. After a joint pass it decides about all matrices together. How often each reads its
 //! input is stated in its file.
 
+pub(crate) mod auto;
 pub(crate) mod bitdelta;
 pub(crate) mod dare;
 pub(crate) mod dbms;
@@ -13,6 +14,8 @@ pub(crate) mod lossless;
 pub(crate) mod policy;
 pub(crate) mod ultradelta;
 
+pub(crate) use auto::allocate::RowRates;
+pub use auto::{Auto, MatrixRate, Quality, RatePlan, Size};
 pub use bitdelta::{BitDelta, SignScale};
 pub use dare::Dare;
 pub use dbms::{BaseShift, BaseVector, EtaRule, Score, Tune};
@@ -37,6 +40,8 @@ pub(crate) enum MethodId {
     Dare = 4,
     DeltaDq = 5,
     UltraDelta = 6,
+    /// What `auto` decides: rates of trellis paths. Nothing stored is left to a choice.
+    Trellis = 7,
 }
 
 /// Names of stored methods, as the command line and reports use them.
@@ -47,6 +52,7 @@ const NAMES: &[(MethodId, &str)] = &[
     (MethodId::Dare, "dare"),
     (MethodId::DeltaDq, "deltadq"),
     (MethodId::UltraDelta, "ultradelta"),
+    (MethodId::Trellis, "trellis"),
 ];
 
 /// The name of a stored method.
@@ -70,12 +76,18 @@ pub enum Method {
     DeltaDq(DeltaDq),
     /// Quantised survivors of the linear layers' deltas, drawn level by level, the rest bit for bit.
     UltraDelta(UltraDelta),
+    /// The best quality for an asked size: directions and trellis paths of the linear layers' deltas,
+    /// the rest bit for bit.
+    Auto(Auto),
 }
 
 impl Method {
     /// Its name on the command line.
     pub fn name(&self) -> &'static str {
-        name_of(self.id() as u16)
+        match self {
+            Method::Auto(_) => "auto",
+            _ => name_of(self.id() as u16),
+        }
     }
 
     pub(crate) fn id(&self) -> MethodId {
@@ -86,6 +98,7 @@ impl Method {
             Method::Dare(_) => MethodId::Dare,
             Method::DeltaDq(_) => MethodId::DeltaDq,
             Method::UltraDelta(_) => MethodId::UltraDelta,
+            Method::Auto(_) => MethodId::Trellis,
         }
     }
 
@@ -98,6 +111,7 @@ impl Method {
             Method::Dare(m) => m.settings(),
             Method::DeltaDq(m) => m.settings(),
             Method::UltraDelta(m) => m.settings(),
+            Method::Auto(m) => m.settings(),
         }
     }
 
@@ -110,6 +124,7 @@ impl Method {
             Method::Dare(m) => Some(m),
             Method::DeltaDq(m) => Some(m),
             Method::UltraDelta(m) => Some(m),
+            Method::Auto(m) => Some(m),
         }
     }
 
@@ -130,6 +145,7 @@ impl Method {
             Method::Dare(m) => m.validate(),
             Method::DeltaDq(m) => m.validate(),
             Method::UltraDelta(m) => m.validate(),
+            Method::Auto(m) => m.validate(),
         }
     }
 }
@@ -159,6 +175,7 @@ pub(crate) enum Decided {
     Signs(bitdelta::SignPlan),
     Affine(deltadq::AffinePlan),
     Grid(ultradelta::GridPlan),
+    Auto(auto::AutoPlan),
 }
 
 /// One tile as a pass meets it.
@@ -228,17 +245,25 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
     }
 
     /// Decides about all matrices, in file order, after a joint pass was merged for each of them.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if what was asked for cannot be had of these matrices.
     fn decide_jointly(
         &self,
         _pass: usize,
         _earlier: &TraceNorms,
         _matrices: &mut [Joint<'_>],
-    ) -> Measured {
-        Measured::new()
+    ) -> Result<Measured> {
+        Ok(Measured::new())
     }
 
     /// Bytes that surveys and plans of these matrices hold in memory between passes.
     fn held_bytes(&self, _matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
+        0
+    }
+
+    /// Bytes a worker needs for a tile of so many elements, beyond those of any method.
+    fn worker_bytes(&self, _n_elements: u64) -> u64 {
         0
     }
 
@@ -271,6 +296,7 @@ mod tests {
         assert_eq!(name_of(4), "dare");
         assert_eq!(name_of(5), "deltadq");
         assert_eq!(name_of(6), "ultradelta");
+        assert_eq!(name_of(7), "trellis");
         assert_eq!(name_of(99), "unknown");
     }
 }

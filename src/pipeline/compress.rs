@@ -4,12 +4,13 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Instant;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{Archive, ArchiveWriter, BlobSeal, Origin, Seal, TensorSeal};
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
-use crate::method::{Measured, TRACE_NORM, TraceNorms};
+use crate::method::{Measured, RowRates, TRACE_NORM, TraceNorms};
+use crate::pair::PairItem;
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle;
@@ -17,7 +18,7 @@ use crate::pipeline::encode::{EncodedTile, Restored, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::schedule::units;
+use crate::pipeline::schedule::{Unit, units};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
 
@@ -42,7 +43,8 @@ pub fn compress(
     let writer = ArchiveWriter::create(archive, options.force)?;
     let (earlier, path) = (&TraceNorms::new(), archive);
     let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
-    run(&task, writer, started)
+    inputs.pair.notes.iter().for_each(|note| observer.note(note));
+    Ok(run(&task, writer, started)?.report)
 }
 
 /// Adds the fine-tune `ft` to an archive, as its next generation.
@@ -72,7 +74,53 @@ pub fn append(
     let earlier =
         if options.method.wants_trace_norms() { trace_norms(&opened)? } else { TraceNorms::new() };
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
-    run(&Task { inputs, options, observer, archive, earlier, path }, writer, started)
+    let task = Task { inputs, options, observer, archive, earlier, path };
+    inputs.pair.notes.iter().for_each(|note| observer.note(note));
+    Ok(run(&task, writer, started)?.report)
+}
+
+/// Does all that [`compress`] does, without a base shift, and keeps nothing of it: what it would write is
+/// then known to the byte.
+pub(crate) fn rehearse(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+) -> Result<Ran> {
+    let options = &CompressOptions { base_shift: None, ..options.clone() };
+    let (earlier, path) = (&TraceNorms::new(), Path::new(""));
+    let task = Task { inputs, options, observer, archive: None, earlier, path };
+    run(&task, ArchiveWriter::dry()?, Instant::now())
+}
+
+/// Bytes a new archive of this fine-tune has beside its tiles. The record of what was encoded is made
+/// of numbers that compress as little as the real ones.
+pub(crate) fn overhead_bytes(inputs: &Inputs, options: &CompressOptions) -> Result<u64> {
+    let mut writer = ArchiveWriter::dry()?;
+    let place = writer.write_head(&inputs.head(options))?;
+    let blobs = write_side_files(inputs, &mut writer)?;
+    let random = |i: usize, j: u64| xxh3_64(&[(i as u64).to_le_bytes(), j.to_le_bytes()].concat());
+    let wide = |i, j| u128::from(random(i, j)) << 64 | u128::from(random(i, j + 1));
+    let seal = |(i, p): (usize, &PairItem)| TensorSeal {
+        base_hash: if p.base.is_some() { wide(i, 0) } else { 0 },
+        base_probe: if p.base.is_some() { random(i, 2) } else { 0 },
+        restored_hash: wide(i, 3),
+        offset: random(i, 5) >> 32,
+        frame_lens: (0..p.tiling.len()).map(|j| random(i, 6 + j) as u32 >> 12).collect(),
+        squared_error: if p.item.lossy { 1.0 / random(i, 7) as f64 } else { 0.0 },
+        squared_delta: if p.item.lossy { 1.0 / random(i, 8) as f64 } else { 0.0 },
+    };
+    let tensors = inputs.pair.items.iter().enumerate().map(seal).collect();
+    let seal = Seal { tensors, blobs, measured: Measured::new() };
+    writer.finish_variant(&inputs.name, place, &seal)?;
+    writer.commit()
+}
+
+/// What a run came to.
+pub(crate) struct Ran {
+    pub(crate) report: CompressReport,
+    pub(crate) seals: Vec<TensorSeal>,
+    /// Matrices with their rates, where the method has such: tensor, number in it, rates.
+    pub(crate) rates: Vec<(usize, u64, RowRates)>,
 }
 
 /// Trace norms that the variants of an archive were measured to have.
@@ -86,9 +134,8 @@ fn trace_norms(archive: &Archive) -> Result<TraceNorms> {
     Ok(found)
 }
 
-fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<CompressReport> {
+fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<Ran> {
     let Task { inputs, options, observer, .. } = *task;
-    inputs.pair.notes.iter().for_each(|note| observer.note(note));
     let options = &settle(inputs, options, observer)?;
     let task = &Task { options, ..*task };
     let shifted = match &options.base_shift {
@@ -122,7 +169,11 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<C
     report.notes.extend(notes.into_iter().flatten());
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
     report.elapsed_seconds = started.elapsed().as_secs_f64();
-    Ok(report)
+    let rates = written.rates.into_iter().map(|(unit, rates)| {
+        let Unit { tensor, tiles, .. } = &units[unit];
+        (*tensor, inputs.pair.items[*tensor].tiling.get(tiles.start).matrix, rates)
+    });
+    Ok(Ran { report, seals: seal.tensors, rates: rates.collect() })
 }
 
 /// What is known of a variant once its tiles are written.
@@ -130,6 +181,8 @@ pub(crate) struct Written {
     /// One for each tensor of the inputs.
     pub(crate) seals: Vec<TensorSeal>,
     pub(crate) measured: Measured,
+    /// Units with their rates, where the method has such.
+    rates: Vec<(usize, RowRates)>,
     /// Sums at the layers' outputs: of what was lost, of the delta.
     output_sums: (f64, f64),
 }
@@ -143,9 +196,10 @@ pub(crate) fn encode_variant(
     observer: &dyn Observer,
 ) -> Result<Written> {
     let mut sink = CompressSink::new(inputs, writer);
-    let measured =
+    let findings =
         encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
-    Ok(Written { seals: sink.seals, measured, output_sums: sink.output_sums })
+    let CompressSink { seals, output_sums, .. } = sink;
+    Ok(Written { seals, measured: findings.measured, rates: findings.rates, output_sums })
 }
 
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.

@@ -11,12 +11,12 @@ use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, Kind, Label};
 use crate::kernel::{convert, quantise};
 use crate::method::dbms::Fit;
-use crate::method::{LossyMethod, Measured, Method, TileAt, TraceNorms, lossless};
+use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::calibration::{Calibration, output_sums};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
-use crate::pipeline::merge::Merger;
+use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::schedule::{Block, Job, TileReader, Unit};
@@ -307,7 +307,7 @@ impl<'a> Run<'a> {
 }
 
 /// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor; the
-/// sink returns the buffers it has emptied. Returns what the method measured about the whole model.
+/// sink returns the buffers it has emptied. Returns what the method found about the whole model.
 ///
 /// # Errors
 /// `Interrupted`; whatever a tile or the sink says.
@@ -317,7 +317,7 @@ pub(crate) fn encode_units(
     run: &Run<'_>,
     observer: &dyn Observer,
     mut sink: impl FnMut(usize, EncodedTile) -> Result<Vec<Vec<u8>>>,
-) -> Result<Measured> {
+) -> Result<Findings> {
     let Run { units, earlier, .. } = *run;
     let needs = inputs.needs(&options.method, &run.sides);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
@@ -328,10 +328,10 @@ pub(crate) fn encode_units(
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());
     let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), merged_rx);
-    let mut measured = Measured::new();
+    let mut findings = Findings::default();
     let lossy = method.lossy();
     let mut merger =
-        lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut measured));
+        lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
     let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
     let mut done = 0;
     run_ordered(
@@ -348,7 +348,7 @@ pub(crate) fn encode_units(
             match worked.result {
                 Outcome::Surveyed(stats) => {
                     if let Some(merger) = &mut merger {
-                        merger.add(worked.block, stats);
+                        merger.add(worked.block, stats)?;
                     }
                 }
                 Outcome::Encoded(tile) => {
@@ -359,7 +359,7 @@ pub(crate) fn encode_units(
             Ok(())
         },
     )?;
-    Ok(measured)
+    Ok(findings)
 }
 
 /// Bytes of the fine-tune that all passes over a unit read.

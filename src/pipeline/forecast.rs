@@ -1,12 +1,15 @@
-//! `plan`: what a `compress` would take, told from a sample of tiles that is really encoded.
+//! `plan`: what a `compress` would take, told from a sample of tiles that is really encoded; with
+//! `auto`, whose size is promised, from all of them.
 
 use std::path::Path;
 use std::time::Instant;
 
 use crate::error::Result;
 use crate::inspect::stored_as;
-use crate::method::TraceNorms;
+use crate::method::auto::NOISE_LEVEL;
+use crate::method::{MatrixRate, Method, RatePlan, TraceNorms};
 use crate::pipeline::choose::settle;
+use crate::pipeline::compress::{Ran, rehearse};
 use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -19,8 +22,8 @@ const SAMPLE: u64 = 16;
 /// Record bytes a tensor takes in head and seal: hashes, offset, errors, its share of the headers.
 const RECORD_BYTES: u64 = 70;
 
-/// Forecasts size, time and memory of a `compress` with these options, writing nothing. A base shift is
-/// left out, its vector and the search for its parameters too.
+/// Forecasts size, time and memory of a `compress` with these options, writing nothing. With `auto` it
+/// takes as long as a compress and is exact, and gives the rates chosen. A base shift is left out, its vector and the search for its parameters too.
 ///
 /// # Errors
 /// As [`compress`](crate::compress), as far as nothing is written.
@@ -32,6 +35,9 @@ pub fn forecast(
 ) -> Result<Forecast> {
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
+    if let Method::Auto(_) = &options.method {
+        return rehearsed(&inputs, options, observer, started);
+    }
     let options = &settle(&inputs, options, observer)?;
     let sides = match options.base_shift {
         // As much as a vector cut as the fine-tune is takes.
@@ -51,13 +57,6 @@ pub fn forecast(
     let side_files: u64 = inputs.side_files.iter().map(|f| f.len).sum();
     let archive_bytes =
         tensors.iter().map(|t| t.stored_bytes).sum::<u64>() + records + side_files / 3;
-    let mut notes = inputs.pair.notes.clone();
-    if options.base_shift.is_some() {
-        notes.push(
-            "the base vector of --base-shift and the search along it are not in the forecast"
-                .into(),
-        );
-    }
     let elapsed = started.elapsed();
     let share = sampled as f64 / n_tiles.max(1) as f64;
     let fine_tuned_bytes = inputs.fine_tuned_bytes();
@@ -72,7 +71,57 @@ pub fn forecast(
         memory_bytes: needs.forecast(width),
         elapsed_seconds: elapsed.as_secs_f64(),
         tensors,
-        notes,
+        plan: None,
+        notes: notes(&inputs, options),
+    })
+}
+
+fn notes(inputs: &Inputs, options: &CompressOptions) -> Vec<String> {
+    let mut notes = inputs.pair.notes.clone();
+    if options.base_shift.is_some() {
+        let text =
+            "the base vector of --base-shift and the search along it are not in the forecast";
+        notes.push(text.to_owned());
+    }
+    notes
+}
+
+/// The forecast of a method whose size is promised: everything is encoded, and nothing written.
+fn rehearsed(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+    started: Instant,
+) -> Result<Forecast> {
+    let needs = inputs.needs(&options.method, &Sides::AsTheyAre);
+    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
+    let Ran { report, seals, rates } = rehearse(inputs, options, observer)?;
+    let found = seals.iter().zip(inputs.ft.tensors()).map(|(seal, t)| Found {
+        elements: t.n_bytes / t.dtype.lane_bytes() as u64,
+        stored: seal.stored_bytes(),
+        squared_error: seal.squared_error,
+        squared_delta: seal.squared_delta,
+    });
+    let tensors = summaries(inputs, &found.collect::<Vec<_>>());
+    let name = |tensor: usize| inputs.ft.tensors()[tensor].name.as_str();
+    let matrices =
+        rates.iter().map(|(t, matrix, rates)| MatrixRate::new(name(*t), *matrix, *rates));
+    let level = report.measured.iter().find(|(name, _)| name == NOISE_LEVEL);
+    let level = level.and_then(|(_, value)| value.parse().ok()).unwrap_or(0.0);
+    let elapsed = started.elapsed().as_secs_f64();
+    Ok(Forecast {
+        method: report.method,
+        settings: report.settings,
+        fine_tuned_bytes: report.fine_tuned_bytes,
+        archive_bytes: report.archive_bytes,
+        ratio: report.ratio,
+        sampled: 1.0,
+        seconds: elapsed,
+        memory_bytes: needs.forecast(width),
+        elapsed_seconds: elapsed,
+        tensors,
+        plan: Some(RatePlan { noise_level: level, matrices: matrices.collect() }),
+        notes: notes(inputs, options),
     })
 }
 

@@ -108,7 +108,9 @@ impl Inputs {
             tile = tile.max(bytes + base + restored + bytes + (bytes >> 7) + 4096);
             let patch = u64::from(p.item.patch);
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
-            worker = worker.max(2 * bytes + n + 3 * strip + sides.worker_bytes(n));
+            let own =
+                if p.item.lossy { method.lossy().map_or(0, |m| m.worker_bytes(n)) } else { 0 };
+            worker = worker.max(2 * bytes + n + 3 * strip + sides.worker_bytes(n) + own);
         }
         let headers: u64 = self.ft.shards().iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.pair.items.iter().map(|p| p.tiling.len()).sum();

@@ -5,10 +5,19 @@ use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
-use crate::method::{Joint, LossyMethod, MatrixPlan, Measured, TraceNorms};
+use crate::error::Result;
+use crate::method::{Decided, Joint, LossyMethod, MatrixPlan, Measured, RowRates, TraceNorms};
 use crate::pair::Pair;
 use crate::pipeline::schedule::{Block, Merged, Unit};
 use crate::survey::TileStats;
+
+/// What joint decisions say about the whole model.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) measured: Measured,
+    /// Units with the rates they are coded at, where a method has such.
+    pub(crate) rates: Vec<(usize, RowRates)>,
+}
 
 /// Merges the tiles of a pass into a plan, and the plans of all matrices where a method decides about
 /// them together.
@@ -20,7 +29,7 @@ pub(crate) struct Merger<'a> {
     earlier: &'a TraceNorms,
     merged: Sender<Merged>,
     /// What the method has to say about the whole model.
-    measured: &'a mut Measured,
+    findings: &'a mut Findings,
     /// Tiles of the pass under way.
     stats: Vec<TileStats>,
     /// Plans of matrices between two passes, by unit.
@@ -33,19 +42,22 @@ impl<'a> Merger<'a> {
         (units, pair): (&'a [Unit], &'a Pair),
         earlier: &'a TraceNorms,
         merged: Sender<Merged>,
-        measured: &'a mut Measured,
+        findings: &'a mut Findings,
     ) -> Self {
         let (stats, plans) = (Vec::new(), BTreeMap::new());
-        Self { method, units, pair, earlier, merged, measured, stats, plans }
+        Self { method, units, pair, earlier, merged, findings, stats, plans }
     }
 
     /// Adds one tile's result; after the last tile of a pass the plan goes to the reader, and after the
     /// last tile of a joint pass all plans do.
-    pub(crate) fn add(&mut self, block: Block, stats: TileStats) {
+    ///
+    /// # Errors
+    /// What the method says of all matrices together.
+    pub(crate) fn add(&mut self, block: Block, stats: TileStats) -> Result<()> {
         let unit = &self.units[block.unit];
         self.stats.push(stats);
         if (self.stats.len() as u64) < unit.tiles.end - unit.tiles.start {
-            return;
+            return Ok(());
         }
         let before = self.plans.remove(&block.unit).unwrap_or_default();
         let exact = match block.pass {
@@ -59,11 +71,12 @@ impl<'a> Merger<'a> {
         if !self.method.joint_passes().contains(&block.pass) {
             self.send(block.unit, block.pass);
         } else if !self.units[block.unit + 1..].iter().any(|u| u.n_surveys > 0) {
-            self.decide_jointly(block.pass);
+            self.decide_jointly(block.pass)?;
         }
+        Ok(())
     }
 
-    fn decide_jointly(&mut self, pass: usize) {
+    fn decide_jointly(&mut self, pass: usize) -> Result<()> {
         let mut plans = std::mem::take(&mut self.plans);
         let mut joint: Vec<_> = plans
             .iter_mut()
@@ -72,12 +85,18 @@ impl<'a> Merger<'a> {
                 decided: &mut plan.decided,
             })
             .collect();
-        let measured = self.method.decide_jointly(pass, self.earlier, &mut joint);
-        self.measured.extend(measured);
+        let measured = self.method.decide_jointly(pass, self.earlier, &mut joint)?;
+        self.findings.measured.extend(measured);
+        let rates = plans.iter().filter_map(|(unit, plan)| match &plan.decided {
+            Decided::Auto(plan) => Some((*unit, plan.rates)),
+            _ => None,
+        });
+        self.findings.rates.extend(rates);
         self.plans = plans;
         for unit in self.plans.keys().copied().collect::<Vec<_>>() {
             self.send(unit, pass);
         }
+        Ok(())
     }
 
     /// Gives a plan to the reader; it is kept here as long as another pass refines it.

@@ -22,7 +22,9 @@ mod read_ahead;
 mod remove;
 mod restore;
 mod schedule;
+mod size;
 mod stored_delta;
+mod strip;
 mod trial;
 mod verify;
 

@@ -48,6 +48,20 @@ pub(crate) enum TileStats {
         positions: Vec<u32>,
         codes: Vec<u8>,
     },
+    /// What is left of a tile when its leading directions are peeled off.
+    Needs {
+        /// Its size.
+        n_rows: usize,
+        n_cols: usize,
+        /// Sum of squares of the delta.
+        energy: f64,
+        /// The same of what the directions leave.
+        residual: f64,
+        /// Bytes of the directions.
+        factor_bytes: usize,
+        /// Standard deviation of the rows' root mean square, in octaves.
+        log_spread: f64,
+    },
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use delta_stream::{
-    BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, RestoreOptions,
-    Silent, UltraDelta,
+    Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method,
+    RestoreOptions, Silent, UltraDelta,
 };
 use safetensors::SafeTensors;
 
@@ -153,7 +153,7 @@ pub(crate) fn tensors(files: &Files) -> Outcome<Tensors> {
 }
 
 /// Each method with its default settings.
-pub(crate) fn every_method() -> [Method; 6] {
+pub(crate) fn every_method() -> [Method; 7] {
     [
         Method::Lossless,
         Method::DeltaDct(DeltaDct::default()),
@@ -161,6 +161,7 @@ pub(crate) fn every_method() -> [Method; 6] {
         Method::Dare(Dare::default()),
         Method::DeltaDq(DeltaDq::default()),
         Method::UltraDelta(UltraDelta::default()),
+        Method::Auto(Auto::default()),
     ]
 }
 

@@ -44,6 +44,7 @@ mod upkeep;
 
 // Errors on made-up deltas, as the specification of the methods has them.
 mod anchors;
+mod auto;
 
 // Damaged and forged input ends in an error of the right kind.
 mod hostile;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use delta_stream::{Allocation, TraceReference};
 
-use crate::cli::values::GroupSize;
+use crate::cli::values::{GroupSize, size};
 
 /// Which method, its settings, and which tensors it may touch.
 #[derive(Debug, Default, clap::Args)]
@@ -14,6 +14,27 @@ pub(crate) struct Choice {
     /// What decides and what is lost
     #[arg(long, value_enum, default_value_t)]
     pub(crate) method: MethodName,
+
+    /// auto: bits a parameter over the tensors stored with loss, all that is stored of them included,
+    /// 0.03 to 4.2. deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: auto 1; others 4]
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) bits: Option<f64>,
+
+    /// auto: bytes of the fine-tune over all bytes stored for it
+    #[arg(long, value_name = "N", group = "size")]
+    pub(crate) ratio: Option<f64>,
+
+    /// auto: all bytes stored for the fine-tune, as in 2GB or 500MiB
+    #[arg(long, value_name = "SIZE", value_parser = size, group = "size")]
+    pub(crate) max_size: Option<u64>,
+
+    /// auto: about 1, 1/4 or 1/16 of a bit a parameter [default: high]
+    #[arg(long, value_enum, group = "size")]
+    pub(crate) quality: Option<QualityName>,
+
+    /// auto: the rates of a plan (plan -o FILE), which may be edited, instead of a size
+    #[arg(long, value_name = "FILE", group = "size")]
+    pub(crate) plan: Option<PathBuf>,
 
     /// delta-dct: side of a patch, one of 8, 16, 32, 64 [default: 16]
     #[arg(long, value_name = "SIDE")]
@@ -79,10 +100,6 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "auto|N")]
     pub(crate) group: Option<GroupSize>,
 
-    /// deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: 4]
-    #[arg(long, value_name = "N")]
-    pub(crate) bits: Option<u8>,
-
     /// deltadq: how positions are stored [default: seed]
     #[arg(long, value_enum)]
     pub(crate) index: Option<IndexName>,
@@ -138,8 +155,11 @@ pub(crate) struct Choice {
 pub(crate) enum MethodName {
     /// Every tensor bit for bit
     Lossless,
-    /// Quantised DCT patches of the linear layers, the rest bit for bit
+    /// The best quality for an asked size: directions and trellis paths of the linear layers, the rest
+    /// bit for bit
     #[default]
+    Auto,
+    /// Quantised DCT patches of the linear layers, the rest bit for bit
     DeltaDct,
     /// Signs of the linear layers' deltas with one scale a matrix, the rest bit for bit
     #[value(name = "bitdelta")]
@@ -152,6 +172,17 @@ pub(crate) enum MethodName {
     /// Quantised survivors of the linear layers' deltas, level by level, the rest bit for bit
     #[value(name = "ultradelta")]
     UltraDelta,
+}
+
+/// Sizes by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QualityName {
+    /// About 1 bit a parameter
+    High,
+    /// About 1/4 of a bit
+    Medium,
+    /// About 1/16 of a bit
+    Small,
 }
 
 /// How eta follows from a compressed delta.

@@ -304,7 +304,7 @@ impl LossyMethod for UltraDelta {
         pass: usize,
         earlier: &TraceNorms,
         matrices: &mut [Joint<'_>],
-    ) -> Measured {
+    ) -> Result<Measured> {
         let sizes: Vec<u64> = matrices.iter().map(|m| m.n_elements).collect();
         let plans = matrices.iter_mut().filter_map(|m| match m.decided {
             Decided::Grid(plan) => Some(plan),
@@ -312,7 +312,7 @@ impl LossyMethod for UltraDelta {
         });
         let mut plans: Vec<&mut GridPlan> = plans.collect();
         if pass == TRACE {
-            return self.guide(earlier, &mut plans);
+            return Ok(self.guide(earlier, &mut plans));
         }
         let spread = |(p, n_elements): (&&mut GridPlan, &u64)| rates::Spread {
             n_elements: *n_elements,
@@ -324,7 +324,7 @@ impl LossyMethod for UltraDelta {
         let spreads: Vec<_> = plans.iter().zip(&sizes).map(spread).collect();
         let rates = rates::allot(&spreads, (self.sparsity, self.step), self.rates, self.clamp);
         plans.iter_mut().zip(rates).for_each(|(plan, rate)| plan.prune(rate));
-        Measured::new()
+        Ok(Measured::new())
     }
 
     fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
@@ -402,7 +402,7 @@ mod tests {
         let method = UltraDelta::default().with_trace(reference, TraceOf::Survivors, floor);
         let (mut a, mut b) = (decided(30.0), decided(10.0));
         let joint = [&mut a, &mut b].map(|decided| Joint { n_elements: 4, decided });
-        let measured = method.decide_jointly(TRACE, &earlier.to_vec(), &mut { joint });
+        let measured = method.decide_jointly(TRACE, &earlier.to_vec(), &mut { joint }).unwrap();
         let Decided::Grid(plan) = a else { panic!("no grid") };
         (measured, plan.factor)
     }

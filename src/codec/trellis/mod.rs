@@ -1,0 +1,732 @@
+//! Tiles as a path through a trellis of codewords, with one gain a row: a fraction of a bit to a few
+//! bits an entry (Tseng et al., "QTIP", arXiv 2406.11235). Leading directions of the tile may be taken
+//! off before, and the first rows may have another rate than the others.
+//!
+//! Each row is brought to unit power and its entries get random signs, so that what the code adds to
+//! a row looks like noise beside it, and beside what it adds to the rows that resemble it. Payload:
+//! settings, directions, gains, paths (FORMAT.md section 6.7).
+
+mod directions;
+mod gains;
+mod side;
+
+use std::ops::Range;
+
+use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
+use crate::codec::mask::{self, MaskPlace};
+pub(crate) use crate::codec::trellis::directions::{Directions, Survey, survey};
+use crate::codec::trellis::gains::{Gains, PER_OCTAVE};
+use crate::codec::trellis::side::Stored;
+use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target};
+use crate::error::{Error, Result};
+use crate::kernel::{low_rank, quantise, trellis};
+use crate::wire::{Reader, Writer};
+
+/// Bytes of the fields that every payload has before directions and gains.
+const HEADER: usize = 1 + 1 + 2;
+/// Most bytes of a number of variable length.
+const VARINT: usize = 5;
+/// Flags beside the two bits of the gains' distance.
+const TWO_RATES: u8 = 1 << 2;
+const HAS_DIRECTIONS: u8 = 1 << 3;
+const SIDE_CODED: u8 = 1 << 4;
+
+/// The codec of trellis paths.
+#[derive(Debug)]
+pub(crate) struct Trellis;
+
+/// How a tile is coded. Rates are places in [`trellis::RATES`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Decisions {
+    /// Rate of the first rows.
+    pub(crate) first: usize,
+    /// Rate of the others.
+    pub(crate) second: usize,
+    /// How many rows have the first rate: all of them if there is but one.
+    pub(crate) n_first: usize,
+    /// Which directions are taken off before.
+    pub(crate) directions: Option<Directions>,
+}
+
+/// Bytes of a payload without its directions and gains, for a tile of so many rows and columns.
+pub(crate) fn path_bytes(
+    (n_rows, n_cols): (usize, usize),
+    (first, second, n_first): (usize, usize, usize),
+) -> usize {
+    let rates = Rates::new(first, second, n_first, n_rows);
+    let mut w = Writer::default();
+    rates.write_second(&mut w);
+    HEADER + w.0.len() + rates.path_len(n_cols)
+}
+
+/// Bytes a worker holds for a tile of so many elements beside its payload: the residual, what a search is
+/// given of it, a symbol for each step, and the decisions of a search.
+pub(crate) fn worker_bytes(n_elements: u64) -> u64 {
+    9 * n_elements + (1 << 20)
+}
+
+/// How many gains an octave has at this rate.
+pub(crate) fn gains_per_octave(rate: usize) -> f64 {
+    PER_OCTAVE[distance(rate)] as f64
+}
+
+/// Code of the gains' distance at this rate: what a gain's rounding adds stays small beside the code's
+/// noise.
+fn distance(rate: usize) -> usize {
+    match rate {
+        0..=2 => 0,
+        3..=4 => 1,
+        5..=6 => 2,
+        _ => 3,
+    }
+}
+
+/// How many bits a path takes: `bits` for every `width` entries.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    /// Its place in [`trellis::RATES`].
+    code: usize,
+    bits: u32,
+    width: usize,
+}
+
+impl Rate {
+    fn of(code: usize) -> Self {
+        let (bits, width) = trellis::RATES[code];
+        Self { code, bits, width }
+    }
+
+    fn book(self) -> trellis::Codebook {
+        trellis::Codebook::new(self.code)
+    }
+
+    /// Bytes of the path of so many entries.
+    fn path_len(self, n_elements: usize) -> usize {
+        trellis::packed_len(n_elements.div_ceil(self.width), self.bits)
+    }
+
+    /// Root mean square of what is coded with codewords of unit power. The best code of rate R is
+    /// weaker than its input by the share 4^-R.
+    fn input_rms(self) -> f64 {
+        // Square roots are exact everywhere, powers are not.
+        let mut lost = 1.0 / f64::from(1 << (2 * self.bits));
+        for _ in 0..self.width.ilog2() {
+            lost = lost.sqrt();
+        }
+        (1.0 - lost).sqrt().recip()
+    }
+}
+
+/// The rates of a tile's rows, in codes: the second is that of the rows from `n_first` on, if any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rates {
+    first: usize,
+    second: usize,
+    n_first: usize,
+    n_rows: usize,
+}
+
+impl Rates {
+    /// One rate where two would not differ.
+    fn new(first: usize, second: usize, n_first: usize, n_rows: usize) -> Self {
+        match n_first {
+            0 => Self { first: second, second, n_first: n_rows, n_rows },
+            n if n >= n_rows || first == second => {
+                Self { first, second: first, n_first: n_rows, n_rows }
+            }
+            _ => Self { first, second, n_first, n_rows },
+        }
+    }
+
+    fn are_two(self) -> bool {
+        self.n_first < self.n_rows
+    }
+
+    /// Rates and rows of the paths.
+    fn parts(self) -> impl Iterator<Item = (Rate, Range<usize>)> {
+        let both = [(self.first, 0..self.n_first), (self.second, self.n_first..self.n_rows)];
+        both.into_iter()
+            .filter(|(_, rows)| !rows.is_empty())
+            .map(|(code, rows)| (Rate::of(code), rows))
+    }
+
+    fn path_len(self, n_cols: usize) -> usize {
+        self.parts().map(|(rate, rows)| rate.path_len(rows.len() * n_cols)).sum()
+    }
+
+    fn write_second(self, w: &mut Writer) {
+        if self.are_two() {
+            w.u8(self.second as u8);
+            w.varint(self.n_first as u32);
+        }
+    }
+
+    /// Code of the gains' distance.
+    fn distance(self) -> usize {
+        distance(self.first.max(self.second))
+    }
+}
+
+/// Appends the payload of a tile; `None` if its delta is not finite.
+pub(crate) fn encode(
+    tile: &DeltaTile<'_>,
+    place: MaskPlace,
+    decisions: &Decisions,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Option<()> {
+    let Decisions { first, second, n_first, directions } = decisions;
+    let Scratch { residual, work, codes, draws, .. } = scratch;
+    directions::delta(tile, residual)?;
+    let factors = directions::take_off(tile, directions.as_ref(), residual);
+    for (row, values) in residual.chunks_exact_mut(tile.n_cols).enumerate() {
+        mask::flip_signs(place, row, draws, values);
+    }
+    let rates = Rates::new(*first, *second, *n_first, tile.n_rows);
+    let (mut paths, mut gains) = (Vec::new(), Vec::with_capacity(tile.n_rows));
+    for (rate, rows) in rates.parts() {
+        let values = &residual[rows.start * tile.n_cols..rows.end * tile.n_cols];
+        let (book, start) = (rate.book(), paths.len());
+        code_path(values, tile.n_cols, (rate, &book), (&mut *work, &mut *codes), &mut paths);
+        let path = (&book, &paths[start..]);
+        gains::unbiased(values, tile.n_cols, path, work, &mut gains);
+    }
+    let distance = rates.distance();
+    let gains = Gains::of(&gains, PER_OCTAVE[distance]);
+    let mut w = Writer(std::mem::take(out));
+    let flags = w.0.len() + 1;
+    w.u8(rates.first as u8);
+    w.u8(distance as u8 | if rates.are_two() { TWO_RATES } else { 0 });
+    w.u16(gains.exponent as u16);
+    rates.write_second(&mut w);
+    w.0[flags] |= if factors.rank > 0 { HAS_DIRECTIONS } else { 0 };
+    let step = directions.map_or(0.0, |directions| directions.step);
+    if side::write(&factors, step, &gains.codes, &mut w) {
+        w.0[flags] |= SIDE_CODED;
+    }
+    *out = w.0;
+    out.extend(paths);
+    Some(())
+}
+
+/// Appends the packed path of rows whose signs are flipped. `work` and `symbols` are buffers.
+fn code_path(
+    values: &[f32],
+    n_cols: usize,
+    (rate, book): (Rate, &trellis::Codebook),
+    (work, symbols): (&mut Vec<f32>, &mut Vec<u8>),
+    paths: &mut Vec<u8>,
+) {
+    let (mut state, mut search, block) = (0, trellis::Work::default(), trellis::BLOCK * rate.width);
+    let input_rms = rate.input_rms();
+    work.clear();
+    symbols.clear();
+    for row in values.chunks_exact(n_cols) {
+        let power = quantise::sum_squares(row);
+        let scale = input_rms / (power / n_cols as f64).sqrt();
+        let scale = if power == 0.0 { 0.0 } else { scale };
+        work.extend(row.iter().map(|v| (f64::from(*v) * scale) as f32));
+        let whole = work.len() - work.len() % block;
+        if whole > 0 {
+            for values in work[..whole].chunks_exact(block) {
+                state = trellis::encode(book, values, state, &mut search, symbols);
+            }
+            work.drain(..whole);
+        }
+    }
+    work.resize(work.len().next_multiple_of(rate.width), 0.0);
+    trellis::encode(book, work, state, &mut search, symbols);
+    trellis::pack(symbols, rate.bits, paths);
+}
+
+/// A payload taken apart.
+struct Fields<'a> {
+    rates: Rates,
+    distance: usize,
+    exponent: i16,
+    side: Stored<'a>,
+    /// Bytes of the settings.
+    n_settings: usize,
+    paths: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn read(payload: &'a [u8], target: &Target) -> Result<Self> {
+        let mut r = Reader::new(payload);
+        let (first, flags, exponent) = (rate_code(r.u8()?)?, r.u8()?, r.u16()? as i16);
+        let distance = usize::from(flags & 3);
+        let has = |flag| flags & flag != 0;
+        if flags & !(3 | TWO_RATES | HAS_DIRECTIONS | SIDE_CODED) != 0 {
+            return Err(Error::corrupt("flags of a trellis are unknown"));
+        }
+        if !gains::EXPONENTS.contains(&exponent) {
+            return Err(Error::corrupt("exponent of gains is out of range"));
+        }
+        let n_rows = target.n_rows;
+        let mut rates = Rates { first, second: first, n_first: n_rows, n_rows };
+        if has(TWO_RATES) {
+            (rates.second, rates.n_first) = (rate_code(r.u8()?)?, r.varint()? as usize);
+            if !(1..n_rows).contains(&rates.n_first) {
+                return Err(Error::corrupt("a trellis has a rate for no row"));
+            }
+        }
+        let n_settings = payload.len() - r.left();
+        let side = Stored::read(&mut r, target, (has(HAS_DIRECTIONS), has(SIDE_CODED)))?;
+        let paths = r.take(rates.path_len(target.n_cols))?;
+        r.end()?;
+        Ok(Self { rates, distance, exponent, side, n_settings, paths })
+    }
+}
+
+fn rate_code(stored: u8) -> Result<usize> {
+    let code = usize::from(stored);
+    if code < trellis::RATES.len() {
+        return Ok(code);
+    }
+    Err(Error::corrupt("rate of a trellis is out of range"))
+}
+
+impl Codec for Trellis {
+    fn id(&self) -> CodecId {
+        CodecId::Trellis
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        // Two paths end with two bytes that may not be full.
+        let widest = Rate::of(trellis::RATES.len() - 1).path_len(target.n_elements()) + 1;
+        HEADER + 1 + VARINT + side::max_len(target) + widest
+    }
+
+    fn decode(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let base = base.ok_or_else(|| Error::corrupt("a trellis without a base"))?;
+        let fields = Fields::read(payload, target)?;
+        let Scratch { strip, codes, draws, .. } = scratch;
+        let factors = fields.side.decode(target, codes)?;
+        let levels = gains::levels(fields.exponent, PER_OCTAVE[fields.distance]);
+        let (n_cols, mut paths) = (target.n_cols, fields.paths);
+        for (rate, part) in fields.rates.parts() {
+            let (path, rest) = paths.split_at(rate.path_len(part.len() * n_cols));
+            paths = rest;
+            let book = rate.book();
+            for (_, inner) in strips(part.len(), rows_in_cache(n_cols)) {
+                let rows = part.start + inner.start..part.start + inner.end;
+                strip.resize(rows.len() * n_cols, 0.0);
+                trellis::decode(&book, path, inner.start * n_cols, strip);
+                for (row, delta) in rows.clone().zip(strip.chunks_exact_mut(n_cols)) {
+                    mask::flip_signs(target.place, row, draws, delta);
+                    let gain = levels[usize::from(codes[row])];
+                    delta.iter_mut().for_each(|v| *v *= gain);
+                }
+                low_rank::add_rows(&factors, rows.clone(), fields.side.step, strip);
+                target.add_rows(base, &rows, strip, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
+        let Fields { n_settings, paths, .. } = Fields::read(payload, target)?;
+        let n_side = payload.len() - n_settings - paths.len();
+        Ok(vec![(Part::Scales, n_settings), (Part::Scales, n_side), (Part::Codes, paths.len())])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::kernel::random;
+    use crate::tensor::DType;
+    use proptest::prelude::*;
+
+    const PLACE: MaskPlace = MaskPlace { key: 77, first_row: 5 };
+    /// A quarter of a bit.
+    const RATE: usize = 3;
+    const SIZE: (usize, usize) = (6, 101);
+
+    fn target((n_rows, n_cols): (usize, usize)) -> Target {
+        Target { dtype: DType::F32, n_rows, n_cols, patch: 1, place: PLACE, gain: 1.0 }
+    }
+
+    fn bytes_of(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    /// Sums of four uniform numbers; row i is i + 1 times as wide.
+    fn delta((n_rows, n_cols): (usize, usize), seed: u64) -> Vec<f32> {
+        let mut draws = vec![0; 4 * n_rows * n_cols];
+        random::row_draws(seed, 0, &mut draws);
+        let sum = |d: &[u16]| d.iter().map(|d| (f32::from(*d) + 0.5) / 65536.0 - 0.5).sum::<f32>();
+        let values = draws.chunks_exact(4).map(sum).enumerate();
+        values.map(|(i, x)| x * (i / n_cols + 1) as f32 * 0.001).collect()
+    }
+
+    fn encoded(values: &[f32], (n_rows, n_cols): (usize, usize), rate: usize) -> Option<Vec<u8>> {
+        let all = Decisions { first: rate, second: rate, n_first: n_rows, directions: None };
+        coded(values, (n_rows, n_cols), &all)
+    }
+
+    fn coded(
+        values: &[f32],
+        (n_rows, n_cols): (usize, usize),
+        decisions: &Decisions,
+    ) -> Option<Vec<u8>> {
+        let (ft, zeros) = (bytes_of(values), vec![0; 4 * values.len()]);
+        let operand = |bytes| Operand { dtype: DType::F32, bytes };
+        let tile = DeltaTile { ft: operand(&ft), base: operand(&zeros), n_rows, n_cols };
+        let mut out = Vec::new();
+        encode(&tile, PLACE, decisions, &mut Scratch::default(), &mut out)?;
+        Some(out)
+    }
+
+    /// Two rates and directions of whatever there is.
+    fn mixed((n_rows, _): (usize, usize)) -> Decisions {
+        let directions = Directions { step: 5e-4, floor: 0.0, max_rank: 2 };
+        Decisions { first: 8, second: RATE, n_first: n_rows / 2, directions: Some(directions) }
+    }
+
+    /// The restored tile on a base of zeros.
+    fn decode(payload: &[u8], size: (usize, usize)) -> Result<Vec<f32>> {
+        let target = target(size);
+        let zeros = vec![0; 4 * target.n_elements()];
+        let base = Operand { dtype: DType::F32, bytes: &zeros };
+        let mut out = vec![0; zeros.len()];
+        Trellis.decode(payload, &target, Some(base), &mut Scratch::default(), &mut out)?;
+        Ok(out.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+
+    #[track_caller]
+    fn refused(payload: &[u8], size: (usize, usize)) {
+        assert_eq!(decode(payload, size).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    }
+
+    #[test]
+    fn rows_come_back_without_bias_and_with_the_noise_of_the_rate() {
+        let size = (24, 2000);
+        let values = delta(size, 1);
+        for (rate, (want, (bits, width))) in
+            trellis::NOISE.into_iter().zip(trellis::RATES).enumerate()
+        {
+            let payload = encoded(&values, size, rate).unwrap();
+            let back = decode(&payload, size).unwrap();
+            let mut noise = 0.0;
+            // Half the distance of two gains.
+            let widest = 2f64.powf(0.51 / [2.0, 4.0, 8.0, 16.0][usize::from(payload[1] & 3)]) - 1.0;
+            for (x, y) in values.chunks_exact(size.1).zip(back.chunks_exact(size.1)) {
+                let along = dot(x, y) / dot(x, x);
+                assert!((along - 1.0).abs() < widest, "{along} of a row");
+                noise += dot(y, y) / dot(x, x) / along.powi(2) - 1.0;
+            }
+            noise /= size.0 as f64;
+            assert!((noise / want - 1.0).abs() < 0.1, "{noise}, not {want}");
+            // The path, and less than a byte a row beside it.
+            let path = (48_000usize.div_ceil(width) * bits as usize).div_ceil(8);
+            assert_eq!(path + HEADER, path_bytes(size, (rate, 0, size.0)));
+            let gains = payload.len() - path - HEADER;
+            assert!(gains <= size.0, "{gains}");
+            let parts = [HEADER, gains, path];
+            let got = Trellis.parts(&payload, &target(size)).unwrap();
+            assert_eq!(got.iter().map(|p| p.1).collect::<Vec<_>>(), parts);
+        }
+    }
+
+    /// Noise and three directions of many times its power.
+    fn with_directions((n_rows, n_cols): (usize, usize), seed: u64) -> Vec<f32> {
+        let mut values = delta((1, n_rows * n_cols), seed);
+        for c in 0..3 {
+            let sides = delta((1, n_rows + n_cols), seed + 1 + c);
+            let (left, right) = sides.split_at(n_rows);
+            for (row, l) in values.chunks_exact_mut(n_cols).zip(left) {
+                row.iter_mut().zip(right).for_each(|(x, r)| *x += 5000.0 * l * r);
+            }
+        }
+        values
+    }
+
+    #[test]
+    fn directions_are_kept_apart_from_the_noise() {
+        let size = (96, 200);
+        let values = with_directions(size, 7);
+        let step = Directions { step: 0.002, floor: 0.0012, max_rank: 64 };
+        let one = Decisions { first: RATE, second: RATE, n_first: size.0, directions: None };
+        let with = Decisions { directions: Some(step), ..one };
+        let error = |decisions: &Decisions| {
+            let payload = coded(&values, size, decisions).unwrap();
+            let back = decode(&payload, size).unwrap();
+            let rest: Vec<f32> = values.iter().zip(back).map(|(x, y)| x - y).collect();
+            (payload.len(), dot(&rest, &rest))
+        };
+        let ((plain, before), (more, after)) = (error(&one), error(&with));
+        assert!(after < before / 20.0, "{after} {before}");
+        let (ft, zeros) = (bytes_of(&values), vec![0; 4 * values.len()]);
+        let operand = |bytes| Operand { dtype: DType::F32, bytes };
+        let (n_rows, n_cols) = size;
+        let tile = DeltaTile { ft: operand(&ft), base: operand(&zeros), n_rows, n_cols };
+        let scratch = &mut Scratch::default();
+        let got = survey(&tile, |_| Some(step), scratch).unwrap();
+        assert!((got.energy / dot(&values, &values) - 1.0).abs() < 1e-6);
+        assert!(got.residual < got.energy / 20.0 && got.log_spread < 0.2, "{got:?}");
+        // The gains differ, the rest of the payload does not.
+        assert!(more.abs_diff(plain + got.factor_bytes) <= n_rows);
+        let without = survey(&tile, |_| None, scratch).unwrap();
+        assert_eq!(
+            without,
+            Survey { residual: got.energy, log_spread: without.log_spread, factor_bytes: 0, ..got }
+        );
+        assert!(without.log_spread > 0.3, "{without:?}");
+    }
+
+    #[test]
+    fn what_is_added_to_equal_rows_is_not_equal() {
+        let (row, n_rows) = (delta((1, 3000), 4), 8);
+        let back =
+            decode(&encoded(&row.repeat(n_rows), (n_rows, 3000), RATE).unwrap(), (n_rows, 3000));
+        let noise = |y: &[f32]| y.iter().zip(&row).map(|(y, x)| y - x).collect::<Vec<f32>>();
+        let noises: Vec<_> = back.unwrap().chunks_exact(3000).map(noise).collect();
+        for (i, a) in noises.iter().enumerate() {
+            for b in &noises[..i] {
+                let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+                assert!(cosine.abs() < 0.08, "{cosine}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_zeros_are_the_base_and_no_number_is_refused() {
+        let mut values = delta(SIZE, 2);
+        values[101..202].fill(0.0);
+        let back = decode(&encoded(&values, SIZE, RATE).unwrap(), SIZE).unwrap();
+        assert!(back[101..202].iter().all(|x| *x == 0.0) && back[..101].iter().all(|x| *x != 0.0));
+        let zeros = vec![0.0; values.len()];
+        assert_eq!(decode(&encoded(&zeros, SIZE, RATE).unwrap(), SIZE).unwrap(), zeros);
+        let payload = coded(&zeros, SIZE, &mixed(SIZE)).unwrap();
+        assert_eq!((payload[1] & HAS_DIRECTIONS, decode(&payload, SIZE).unwrap()), (0, zeros));
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            values[150] = wrong;
+            assert_eq!(encoded(&values, SIZE, RATE), None);
+            assert_eq!(coded(&values, SIZE, &mixed(SIZE)), None);
+        }
+    }
+
+    #[test]
+    fn the_largest_and_smallest_deltas_stay_numbers() {
+        for scale in [f32::MAX / 16.0, 1e30, 1e-20, 1e-36, f32::from_bits(1)] {
+            let values: Vec<f32> = delta(SIZE, 3).iter().map(|x| x * 1000.0 * scale).collect();
+            let step = Directions { step: scale, floor: scale, max_rank: 6 };
+            for directions in [None, Some(step)] {
+                let decisions = Decisions { directions, ..mixed(SIZE) };
+                let back = decode(&coded(&values, SIZE, &decisions).unwrap(), SIZE).unwrap();
+                assert!(back.iter().all(|x| x.is_finite()));
+                let exact = (1e-30..=1e30).contains(&scale);
+                assert!(!exact || (dot(&values, &back) / dot(&values, &values) - 1.0).abs() < 0.05);
+            }
+        }
+    }
+
+    #[test]
+    fn gains_of_many_rows_are_entropy_coded() {
+        let size = (400, 256);
+        let values: Vec<f32> = delta((1, 256), 8).repeat(size.0);
+        let mut payload = encoded(&values, size, RATE).unwrap();
+        let fields = Fields::read(&payload, &target(size)).unwrap();
+        let n_side = payload.len() - fields.n_settings - fields.paths.len();
+        assert!(payload[1] & SIDE_CODED > 0 && n_side < 150, "{n_side} bytes");
+        let mut codes = Vec::new();
+        fields.side.decode(&target(size), &mut codes).unwrap();
+        let (book, levels) = (trellis::Codebook::new(RATE), gains::levels(fields.exponent, 4));
+        let (mut code, mut draws) = ([0.0; 256], Vec::new());
+        let back = decode(&payload, size).unwrap();
+        for (row, y) in back.chunks_exact(256).enumerate() {
+            trellis::decode(&book, fields.paths, row * 256, &mut code);
+            mask::flip_signs(PLACE, row, &mut draws, &mut code);
+            assert!(y.iter().zip(code).all(|(y, c)| *y == c * levels[usize::from(codes[row])]));
+        }
+        for cut in [0, 4, 300] {
+            refused(&payload[..payload.len() - cut - 1], size);
+        }
+        // The length of the stream, and a deviation there is not.
+        let n = payload[6];
+        for (at, wrong) in [(6, n.wrapping_sub(1)), (6, n.wrapping_add(1)), (4, 32), (4, 255)] {
+            let right = std::mem::replace(&mut payload[at], wrong);
+            refused(&payload, size);
+            payload[at] = right;
+        }
+    }
+
+    #[test]
+    fn rows_have_the_rate_that_was_chosen_for_them() {
+        let size = (40, 500);
+        let values = delta(size, 12);
+        let decisions = Decisions { n_first: 10, directions: None, ..mixed(size) };
+        let payload = coded(&values, size, &decisions).unwrap();
+        let back = decode(&payload, size).unwrap();
+        let error = |rows: Range<usize>| {
+            let part = rows.start * 500..rows.end * 500;
+            let rest: Vec<f32> =
+                values[part.clone()].iter().zip(&back[part.clone()]).map(|(x, y)| x - y).collect();
+            dot(&rest, &rest) / dot(&values[part.clone()], &values[part])
+        };
+        let [want, after] = [trellis::NOISE[8], trellis::NOISE[RATE]];
+        assert!((error(0..10) / want - 1.0).abs() < 0.1, "{}", error(0..10));
+        assert!((error(10..40) / after - 1.0).abs() < 0.1, "{}", error(10..40));
+        // Two bits for 10 rows, a quarter for 30.
+        assert_eq!(path_bytes(size, (8, RATE, 10)), HEADER + 2 + 10 * 125 + 30 * 500 / 32 + 1);
+        let one = |rate| Decisions { first: rate, second: rate, ..decisions };
+        for (n_first, rate) in [(0, RATE), (40, 8), (41, 8), (usize::MAX, 8)] {
+            let both = coded(&values, size, &Decisions { n_first, ..decisions }).unwrap();
+            assert_eq!(both, coded(&values, size, &one(rate)).unwrap());
+            assert_eq!(path_bytes(size, (8, RATE, n_first)), path_bytes(size, (rate, rate, 7)));
+        }
+    }
+
+    #[test]
+    fn hostile_directions_and_second_rates_are_refused() {
+        let payload = coded(&delta(SIZE, 5), SIZE, &mixed(SIZE)).unwrap();
+        assert_eq!(payload[1] & (TWO_RATES | HAS_DIRECTIONS), TWO_RATES | HAS_DIRECTIONS);
+        assert_eq!((payload[4], payload[5], payload[10]), (RATE as u8, 3, 2));
+        let with = |at: usize, bytes: &[u8]| {
+            let mut wrong = payload.clone();
+            wrong[at..at + bytes.len()].copy_from_slice(bytes);
+            wrong
+        };
+        for rate in [11, 127, 255] {
+            refused(&with(4, &[rate]), SIZE);
+        }
+        for n_first in [0, 6, 7, 127, 255] {
+            refused(&with(5, &[n_first]), SIZE);
+        }
+        for step in [0.0, -1.0, 1e31, 1e-31, f32::NAN, f32::INFINITY] {
+            refused(&with(6, &step.to_le_bytes()), SIZE);
+        }
+        for rank in [0, 1, 3, 6, 7, 64, 127, 255] {
+            refused(&with(10, &[rank]), SIZE);
+        }
+        for flag in [TWO_RATES, HAS_DIRECTIONS, SIDE_CODED, 1 << 5, 1 << 6, 1 << 7] {
+            refused(&with(1, &[payload[1] ^ flag]), SIZE);
+        }
+        for cut in 0..payload.len() {
+            refused(&payload[..cut], SIZE);
+        }
+        refused(&[&payload[..], &[0]].concat(), SIZE);
+    }
+
+    #[test]
+    fn settings_out_of_range_cuts_and_additions_are_refused() {
+        let payload = encoded(&delta(SIZE, 5), SIZE, RATE).unwrap();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut wrong = payload.clone();
+            wrong[at..at + bytes.len()].copy_from_slice(bytes);
+            wrong
+        };
+        for rate in [0, 2, 4, 5, 10, 11, 255] {
+            refused(&with(0, &[rate]), SIZE);
+        }
+        for flags in 4..=255 {
+            refused(&with(1, &[flags]), SIZE);
+        }
+        for exponent in [-101i16, 121, i16::MIN, i16::MAX] {
+            refused(&with(2, &exponent.to_le_bytes()), SIZE);
+        }
+        refused(&payload, (SIZE.0 - 1, SIZE.1));
+        refused(&payload, (SIZE.0 + 1, SIZE.1));
+        for cut in 0..payload.len() {
+            refused(&payload[..cut], SIZE);
+            assert!(Trellis.parts(&payload[..cut], &target(SIZE)).is_err());
+        }
+        refused(&[&payload[..], &[0]].concat(), SIZE);
+        let mut out = vec![0; 4 * SIZE.0 * SIZE.1];
+        let scratch = &mut Scratch::default();
+        let no_base = Trellis.decode(&payload, &target(SIZE), None, scratch, &mut out);
+        assert_eq!(no_base.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    /// The books by rate.
+    fn books() -> &'static [trellis::Codebook] {
+        static BOOKS: std::sync::OnceLock<Vec<trellis::Codebook>> = std::sync::OnceLock::new();
+        BOOKS.get_or_init(|| (0..trellis::RATES.len()).map(trellis::Codebook::new).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn tiles_of_any_shape_come_back_as_the_format_says(
+            (n_rows, n_cols) in (1usize..24, 1usize..150),
+            (first, second) in (0..trellis::RATES.len(), 0..trellis::RATES.len()),
+            n_first in 0usize..24,
+            directions in prop::option::of((1e-4f32..0.01, 0f32..0.01, 0usize..70)),
+            seed in 0..u64::MAX - 9,
+        ) {
+            let (size, target) = ((n_rows, n_cols), target((n_rows, n_cols)));
+            let directions =
+                directions.map(|(step, floor, max_rank)| Directions { step, floor, max_rank });
+            let decisions = Decisions { first, second, n_first, directions };
+            let payload = coded(&with_directions(size, seed), size, &decisions).unwrap();
+            prop_assert!(payload.len() <= Trellis.max_len(&target));
+            let parts = Trellis.parts(&payload, &target).unwrap();
+            prop_assert_eq!(parts.iter().map(|p| p.1).sum::<usize>(), payload.len());
+            let plain = path_bytes(size, (first, second, n_first));
+            prop_assert_eq!(parts[0].1 + parts[2].1, plain);
+            let back = decode(&payload, size).unwrap();
+            // Each value by itself, from the bytes.
+            let fields = Fields::read(&payload, &target).unwrap();
+            let mut codes = Vec::new();
+            let factors = fields.side.decode(&target, &mut codes).unwrap();
+            let levels = gains::levels(fields.exponent, PER_OCTAVE[fields.distance]);
+            let step = fields.side.step;
+            let Rates { n_first, .. } = fields.rates;
+            let parts: Vec<_> = fields.rates.parts().collect();
+            let mut word = [0.0];
+            for (i, y) in back.iter().enumerate() {
+                let (row, column) = (i / n_cols, i % n_cols);
+                let is_second = row >= n_first;
+                let Rate { code, .. } = parts[usize::from(is_second)].0;
+                let before = if is_second { n_first * n_cols } else { 0 };
+                let skipped = if is_second { parts[0].0.path_len(before) } else { 0 };
+                let book = &books()[code];
+                trellis::decode(book, &fields.paths[skipped..], i - before, &mut word);
+                let mut draws = vec![0; n_cols];
+                random::row_draws(PLACE.key, PLACE.first_row + row as u64, &mut draws);
+                let minus = draws[column / 16] >> (column % 16) & 1 == 1;
+                let scaled = word[0] * levels[usize::from(codes[row])];
+                let mut want = if minus { -scaled } else { scaled };
+                for c in 0..factors.rank {
+                    let right = &factors.right[c * n_cols..][..n_cols];
+                    let squares: i32 = right.iter().map(|q| i32::from(*q) * i32::from(*q)).sum();
+                    let left = f32::from(factors.left[c * n_rows + row]);
+                    want += left * step / f64::from(squares).sqrt() as f32 * f32::from(right[column]);
+                }
+                prop_assert_eq!(*y, want);
+            }
+        }
+
+        #[test]
+        fn mutations_never_panic(
+            flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            directions in prop::option::of(Just(mixed(SIZE).directions.unwrap())),
+        ) {
+            let decisions = Decisions { directions, ..mixed(SIZE) };
+            let mut payload = coded(&delta(SIZE, 6), SIZE, &decisions).unwrap();
+            for (at, byte) in flips {
+                let at = at.index(payload.len().min(60));
+                payload[at] = byte;
+            }
+            for payload in [&payload[..], &payload[..cut.index(payload.len())]] {
+                match decode(payload, SIZE) {
+                    Ok(back) => prop_assert!(back.iter().all(|x| x.is_finite())),
+                    Err(e) => prop_assert_eq!(e.kind(), ErrorKind::Corrupt),
+                }
+            }
+        }
+    }
+}

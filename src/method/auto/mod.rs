@@ -1,0 +1,391 @@
+//! `auto`, this program's own method: an asked size, and the best quality for it.
+//!
+//! 1. **Directions.** Fine-tuning moves a matrix mostly along a few directions. The leading ones of
+//!    every tile are peeled off, quantised with one step for the whole model, as long as they take
+//!    more error away than their bytes would elsewhere.
+//! 2. **Path.** What is left gets random signs and is coded as a path through a trellis of Gaussian
+//!    codewords, near the limit of rate and distortion at every rate from 1/32 of a bit to four (codec
+//!    7). What the code adds looks like noise, different in every row.
+//! 3. **Gain.** Every row is multiplied so that it keeps its length in its own direction: without bias,
+//!    errors average out over a matrix product; with it they do not.
+//! 4. **Allocation.** A byte goes to the matrix where it takes most squared error away.
+//!
+//! Nothing is fitted to a model: the constants are those of a Gaussian source. What was tried and
+//! measured, and what lost, is in ARCHITECTURE.md, "auto".
+//!
+//! Reads its input twice: for the directions of every tile, and, once all matrices have their rates, to
+//! encode. Before that a sample of rows tells how much noise the size will mean.
+
+pub(crate) mod allocate;
+pub(crate) mod level;
+pub(crate) mod plan;
+
+pub use plan::{MatrixRate, RatePlan};
+
+use crate::codec::trellis::{self, Decisions, Directions};
+use crate::codec::{CodecId, Scratch};
+use crate::error::{Error, Result};
+use crate::method::auto::allocate::{RowRates, TileNeeds, allocate, matrix_bytes};
+use crate::method::{
+    Decided, Joint, LossyMethod, MatrixCut, Measured, TileAt, TraceNorms, out_of_range,
+};
+use crate::survey::TileStats;
+
+/// Bits an entry on the mean that may be asked for.
+pub(crate) const BITS: std::ops::RangeInclusive<f64> = 0.03..=4.2;
+/// The step that directions are quantised with, in roots of the noise level. A uniform quantiser of
+/// that step adds a twelfth of its square; at the level itself that would be the root of 12.
+const STEP: f64 = 6.0;
+/// Bits a code of a direction is reckoned to take when it is weighed whether it pays.
+const DIRECTION_BITS: f64 = 2.0;
+/// ln 4: how fast error falls with a bit.
+const LN_4: f64 = 1.386_294_361_119_890_6;
+/// Name of the noise level among what was measured.
+pub(crate) const NOISE_LEVEL: &str = "noise-level";
+/// Most directions of a tile.
+const MAX_RANK: usize = 64;
+/// Share of the budget that is kept back, since the bytes of gains are known beforehand to about so much.
+const RESERVE: f64 = 0.002;
+
+/// How large the result is to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Size {
+    /// Bits a parameter over the tensors stored with loss, everything that is stored of them included.
+    Bits(f64),
+    /// Bytes of the fine-tune over all bytes stored for it.
+    Ratio(f64),
+    /// All bytes stored for the fine-tune.
+    Bytes(u64),
+    /// As [`Size::Bits`] with a quality's bits, but never fewer than it takes to spend half of them on
+    /// the values, however small the matrices.
+    Quality(Quality),
+}
+
+/// Sizes by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Quality {
+    /// About 1 bit a parameter. Default.
+    #[default]
+    High,
+    /// About 1/4 of a bit.
+    Medium,
+    /// About 1/16 of a bit.
+    Small,
+}
+
+impl Quality {
+    /// Bits a parameter, and the kernel's code of half as many.
+    fn bits(self) -> (f64, usize) {
+        match self {
+            Quality::High => (1.0, 4),
+            Quality::Medium => (0.25, 2),
+            Quality::Small => (0.0625, 0),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Quality::High => "high",
+            Quality::Medium => "medium",
+            Quality::Small => "small",
+        }
+    }
+}
+
+/// Settings of `auto`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Auto {
+    /// How large the result is to be. Default: high quality.
+    pub size: Size,
+    /// Rates that were chosen before; `size` then decides nothing.
+    pub plan: Option<RatePlan>,
+    /// What follows from the size for a pair of checkpoints.
+    pub(crate) settled: Option<Settled>,
+}
+
+/// What has to be known before the first tile is surveyed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Settled {
+    /// Bits a parameter over the tensors stored with loss.
+    pub(crate) bits: f64,
+    /// Mean square error of a weight that these bits will come to.
+    pub(crate) level: f64,
+    /// Rates of all matrices in file order, if they are given.
+    pub(crate) rates: Option<Vec<RowRates>>,
+}
+
+impl Default for Auto {
+    fn default() -> Self {
+        Self { size: Size::Quality(Quality::High), plan: None, settled: None }
+    }
+}
+
+impl Auto {
+    /// Sets how large the result is to be.
+    #[must_use]
+    pub fn with_size(mut self, size: Size) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// Sets rates that were chosen before.
+    #[must_use]
+    pub fn with_plan(mut self, plan: Option<RatePlan>) -> Self {
+        self.plan = plan;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        match self.size {
+            Size::Bits(bits) if !BITS.contains(&bits) => {
+                Err(out_of_range("bits", bits, "0.03 to 4.2"))
+            }
+            Size::Ratio(ratio) if !(ratio > 1.0 && ratio.is_finite()) => {
+                Err(out_of_range("ratio", ratio, "a number above 1"))
+            }
+            Size::Bytes(0) => Err(out_of_range("max-size", 0, "a size above 0")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let asked = match self.size {
+            _ if self.plan.is_some() => ("plan".into(), "given".into()),
+            Size::Bits(bits) => ("bits".into(), bits.to_string()),
+            Size::Ratio(ratio) => ("ratio".into(), ratio.to_string()),
+            Size::Bytes(bytes) => ("max-size".into(), bytes.to_string()),
+            Size::Quality(quality) => ("quality".into(), quality.name().into()),
+        };
+        vec![asked]
+    }
+
+    /// The bits a parameter that were asked for, if they were.
+    pub(crate) fn bits(&self) -> Option<f64> {
+        match self.size {
+            Size::Bits(bits) => Some(bits),
+            Size::Quality(quality) => Some(quality.bits().0),
+            Size::Ratio(_) | Size::Bytes(_) => None,
+        }
+    }
+
+    /// Bytes that matrices, given by their tiles, take at half the rate of a quality.
+    fn half_bytes(&self, matrices: &[&[TileNeeds]]) -> usize {
+        match self.size {
+            Size::Quality(quality) => {
+                let rates = RowRates::uniform(quality.bits().1);
+                matrices.iter().map(|tiles| matrix_bytes(tiles, rates)).sum()
+            }
+            _ => 0,
+        }
+    }
+
+    /// The directions of a tile that are worth their bytes. One of singular value s takes s^2 N from
+    /// the error, where N = level / variance, and two codes' bits for every row and column; spent on
+    /// the path, a bit takes (variance + level) N ln 4.
+    fn directions(&self, energy: f64, n_rows: usize, n_cols: usize) -> Option<Directions> {
+        let level = self.settled.as_ref()?.level;
+        if level <= 0.0 || energy <= 0.0 {
+            return None;
+        }
+        let variance = energy / (n_rows * n_cols) as f64;
+        let bits = DIRECTION_BITS * (n_rows + n_cols) as f64;
+        let longest = n_rows.max(n_cols) as f64;
+        let floor = (LN_4 * (variance + level) * bits / longest).sqrt() as f32;
+        let step = (STEP * level.sqrt()) as f32;
+        (step.is_normal() && floor.is_finite()).then_some(Directions {
+            step,
+            floor,
+            max_rank: MAX_RANK,
+        })
+    }
+}
+
+/// What `auto` decides about one matrix.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct AutoPlan {
+    /// One for each tile, from the top.
+    tiles: Vec<TileNeeds>,
+    pub(crate) rates: RowRates,
+}
+
+impl AutoPlan {
+    fn new(stats: &[TileStats]) -> Self {
+        let needs = |stats: &TileStats| match *stats {
+            TileStats::Needs { n_rows, n_cols, energy, residual, factor_bytes, log_spread } => {
+                Some(TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread })
+            }
+            _ => None,
+        };
+        let known: Vec<_> = stats.iter().map(needs).collect();
+        // All tiles but the last are as high; one that is kept exactly has no rate but keeps its rows.
+        let n_rows = known.iter().flatten().map(|t| t.n_rows).max().unwrap_or(0);
+        let exact = TileNeeds { n_rows, ..TileNeeds::default() };
+        Self { tiles: known.into_iter().map(|t| t.unwrap_or(exact)).collect(), ..Self::default() }
+    }
+
+    /// What the trellis codec is told about a tile.
+    fn decisions(&self, tile_idx: usize, directions: Option<Directions>) -> Option<Decisions> {
+        let tile = self.tiles.get(tile_idx).filter(|t| t.energy > 0.0)?;
+        let start: u64 = self.tiles[..tile_idx].iter().map(|t| t.n_rows as u64).sum();
+        let RowRates { first, second, n_first } = self.rates.of_rows(start, tile.n_rows);
+        Some(Decisions { first, second, n_first: n_first as usize, directions })
+    }
+}
+
+impl LossyMethod for Auto {
+    fn patch(&self) -> u16 {
+        1
+    }
+
+    fn n_passes(&self) -> usize {
+        1
+    }
+
+    fn joint_passes(&self) -> &'static [usize] {
+        &[0]
+    }
+
+    fn survey(&self, _pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats {
+        let (n_rows, n_cols) = (at.delta.n_rows, at.delta.n_cols);
+        let directions = |energy| self.directions(energy, n_rows, n_cols);
+        match trellis::survey(&at.delta, directions, scratch) {
+            Some(trellis::Survey { energy, residual, factor_bytes, log_spread }) => {
+                TileStats::Needs { n_rows, n_cols, energy, residual, factor_bytes, log_spread }
+            }
+            None => TileStats::NonFinite,
+        }
+    }
+
+    fn merge(
+        &self,
+        _pass: usize,
+        _decided: &Decided,
+        _n_elements: u64,
+        stats: &[TileStats],
+    ) -> Decided {
+        Decided::Auto(AutoPlan::new(stats))
+    }
+
+    fn decide_jointly(
+        &self,
+        _pass: usize,
+        _earlier: &TraceNorms,
+        matrices: &mut [Joint<'_>],
+    ) -> Result<Measured> {
+        let settled = self.settled.as_ref();
+        let settled = settled.ok_or_else(|| Error::invalid_argument("auto was not settled"))?;
+        let n_elements: u64 = matrices.iter().map(|m| m.n_elements).sum();
+        let mut plans: Vec<&mut AutoPlan> = matrices
+            .iter_mut()
+            .filter_map(|m| if let Decided::Auto(plan) = m.decided { Some(plan) } else { None })
+            .collect();
+        let rates = match &settled.rates {
+            Some(rates) => rates.clone(),
+            None => {
+                let budget = settled.bits * n_elements as f64 / 8.0 * (1.0 - RESERVE);
+                let tiles: Vec<_> = plans.iter().map(|plan| plan.tiles.as_slice()).collect();
+                let half = self.half_bytes(&tiles);
+                allocate(&tiles, half.max(budget as usize)).map_err(|least| {
+                    // With more bits more directions pay, and these take some of them.
+                    let bits = least as f64 * 8.0 / n_elements as f64 * 1.05;
+                    Error::invalid_argument(format!(
+                        "the size asked for leaves {:.4} bits a parameter for the tensors stored with \
+                         loss, and auto needs about {bits:.4} here; ask for more",
+                        settled.bits
+                    ))
+                })?
+            }
+        };
+        plans.iter_mut().zip(rates).for_each(|(plan, rates)| plan.rates = rates);
+        let sum = |of: fn(&TileNeeds) -> f64| -> f64 {
+            plans.iter().flat_map(|plan| &plan.tiles).map(of).sum()
+        };
+        let (energy, residual) = (sum(|t| t.energy), sum(|t| t.residual));
+        let along = if energy > 0.0 { 1.0 - residual / energy } else { 0.0 };
+        Ok([(NOISE_LEVEL, settled.level), ("energy-along-directions", along)]
+            .map(|(name, value)| (name.to_owned(), value.to_string()))
+            .into())
+    }
+
+    fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
+        // As surveys and as plans.
+        matrices.map(|m| m.n_tiles * 2 * size_of::<TileNeeds>() as u64 + 128).sum()
+    }
+
+    fn worker_bytes(&self, n_elements: u64) -> u64 {
+        trellis::worker_bytes(n_elements)
+    }
+
+    fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {
+        let Decided::Auto(plan) = &at.plan.decided else { return None };
+        let energy = plan.tiles.get(at.tile_idx)?.energy;
+        let directions = self.directions(energy, at.delta.n_rows, at.delta.n_cols);
+        let decisions = plan.decisions(at.tile_idx, directions)?;
+        trellis::encode(&at.delta, at.place, &decisions, scratch, out)?;
+        Some(CodecId::Trellis)
+    }
+
+    fn paper_bits(&self) -> (f64, &'static str) {
+        (0.0, "none: the method is this program's own")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_outside_their_range_are_refused() {
+        let with = |size| Auto::default().with_size(size).validate();
+        for bad in [
+            Size::Bits(0.0),
+            Size::Bits(f64::NAN),
+            Size::Bits(5.0),
+            Size::Ratio(1.0),
+            Size::Ratio(f64::INFINITY),
+            Size::Bytes(0),
+        ] {
+            assert!(with(bad).is_err(), "{bad:?}");
+        }
+        for good in [Size::Bits(0.0625), Size::Ratio(20.0), Size::Bytes(1)] {
+            assert!(with(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn directions_must_be_worth_their_bytes() {
+        let settled = |level| Settled { bits: 1.0, level, rates: None };
+        let floor = |level: f64, (n_rows, n_cols): (usize, usize)| {
+            let auto = Auto { settled: Some(settled(level)), ..Auto::default() };
+            let energy = (n_rows * n_cols) as f64;
+            f64::from(auto.directions(energy, n_rows, n_cols).unwrap().floor)
+        };
+        // At one bit of unit variance the level is a third. Four bits a row and column, 2 x 256 of these
+        // over 256.
+        assert!((floor(1.0 / 3.0, (256, 256)).powi(2) - LN_4 * 4.0 / 3.0 * 4.0).abs() < 1e-4);
+        // Coarser, a direction has to be stronger; a flat tile has fewer rows to pay for.
+        assert!(floor(10.0, (256, 256)) > 2.0 * floor(0.1, (256, 256)));
+        assert!(floor(1.0, (16, 4096)) < floor(1.0, (256, 256)));
+        assert_eq!(Auto::default().directions(1.0, 2, 2), None);
+    }
+
+    #[test]
+    fn a_tile_kept_exactly_keeps_its_rows() {
+        let needs = |n_rows, energy| TileStats::Needs {
+            n_rows,
+            n_cols: 8,
+            energy,
+            residual: energy,
+            factor_bytes: 0,
+            log_spread: 0.1,
+        };
+        let stats = [TileStats::NonFinite, needs(10, 1.0), needs(10, 0.0), needs(4, 2.0)];
+        let mut plan = AutoPlan::new(&stats);
+        plan.rates = RowRates { first: 4, second: 3, n_first: 32 };
+        let of = |tile| plan.decisions(tile, None).map(|d| (d.first, d.second, d.n_first));
+        assert_eq!([0, 1, 2, 3].map(of), [None, Some((4, 4, 0)), None, Some((4, 3, 2))]);
+    }
+}
