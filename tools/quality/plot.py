@@ -4,7 +4,7 @@ from html import escape
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, LINE = 760, 430, 70, 130, 44, 50, 17
 SIZES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
-X = (0.052, 4.8)
+X = (0.042, 4.8)
 # Strokes for light and dark grounds, told apart by lightness too.
 COLOURS = {
     "auto": ("#c2185b", "#ff6fa3"),
