@@ -57,7 +57,7 @@ METHODS = {
     "ultradelta": [f"--sparsity {s}" for s in (
         "0.995 --step 0.004", 0.99, 0.98, 0.97, 0.95, 0.9, "0.8 --bits 2", 0.8, 0.7, 0.5, 0.3)],
 }
-DRAWING = ("dare", "deltadq", "ultradelta")
+DRAWING = ("auto", "dare", "deltadq", "ultradelta")
 PAIRS = {
     "rxnfp-ft10k": ("rxnfp-base", "rxnfp-ft10k"),
     "ft-shark": ("anarcii-l2/base", "anarcii-l2/ft-shark"),
