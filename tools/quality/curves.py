@@ -38,14 +38,20 @@ METHODS = {
 --allocation 2:0.5,0:0.5 --rescale off
 --allocation 2:0.34,1:0.33,0:0.33
 --allocation 2:0.5,0:0.5 --patch 8
+--allocation 2:0.75,0:0.25 --rescale off
 --allocation 1:1
+--allocation 1:1 --rescale off
 --allocation 2:1 --patch 32
+--allocation 2:1 --patch 32 --rescale off
 --allocation 2:1
 --allocation 2:1 --rescale off
 --allocation 4:0.25,2:0.5,0:0.25
 --allocation 4:0.5,0:0.5
 --allocation 2:1 --patch 8
+--allocation 2:1 --patch 8 --rescale off
 --allocation 3:1
+--allocation 3:1 --rescale off
+--allocation 3:1 --patch 32 --rescale off
 --allocation 4:1 --patch 32
 --allocation 4:1
 --allocation 4:1 --rescale off
