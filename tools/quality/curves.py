@@ -140,9 +140,13 @@ def front(points):
 
 
 def at(line, bits):
-    """The value of a front at a size, straight on log-log axes; its last one beyond its end, none before it begins."""
-    if not line or bits < line[0][0]:
+    """The value of a front at a size, straight on log-log axes; its last one beyond its end, none before it begins.
+
+    A front that begins up to 2 % later counts from there: one bit plane with its scales is more than one bit.
+    """
+    if not line or bits * 1.02 < line[0][0]:
         return None
+    bits = max(bits, line[0][0])
     for (x0, y0), (x1, y1) in zip(line, line[1:]):
         if bits <= x1:
             share = math.log(bits / x0) / math.log(x1 / x0)

@@ -95,6 +95,7 @@ class Fronts(unittest.TestCase):
         for bits in (0.25, 0.3, 0.5, 1, 4):
             self.assertAlmostEqual(curves.at(line, bits), 0.3 * bits**-1.7, places=12)
         self.assertIsNone(curves.at(line, 0.2))
+        self.assertAlmostEqual(curves.at(line, 0.247), line[0][1], places=12)
         self.assertEqual(curves.at(line, 9), line[-1][1])
         self.assertIsNone(curves.at([], 1))
 
