@@ -109,27 +109,33 @@ fn codes(c: &mut Criterion) {
 
 fn paths(c: &mut Criterion) {
     let values: Vec<f32> = weights().0.iter().map(|x| x * 47.0).collect();
-    let (mut work, mut symbols, mut decoded) = (trellis::Work::default(), Vec::new(), vec![0.0; N]);
-    for rate in 0..trellis::RATES.len() {
-        let (bits, width) = trellis::RATES[rate];
-        let (book, mut packed) = (trellis::Codebook::new(rate), Vec::new());
-        both(c, &format!("trellis encode {bits} for {width}"), || {
+    let (mut work, mut symbols, mut points) = (trellis::Work::default(), Vec::new(), Vec::new());
+    let mut decoded = vec![0.0; N];
+    for rate in 0..trellis::N_RATES {
+        let (code, mut written) = (trellis::Code::new(rate), Vec::new());
+        let bits = trellis::BITS[rate];
+        both(c, &format!("trellis encode {bits}"), || {
             symbols.clear();
-            let blocks = values.chunks(trellis::BLOCK * width);
-            blocks.fold(0, |s, x| trellis::encode(&book, x, s, &mut work, &mut symbols));
+            let blocks = values.chunks(trellis::BLOCK * code.width());
+            blocks.fold(0, |s, x| trellis::encode(&code, x, s, &mut work, &mut symbols));
         });
-        trellis::pack(&symbols, bits, &mut packed);
-        both(c, &format!("trellis decode {bits} for {width}"), || {
-            trellis::decode(&book, &packed, 0, &mut decoded);
+        both(c, &format!("trellis write {bits}"), || {
+            written.clear();
+            code.write(&symbols, &mut written);
+        });
+        both(c, &format!("trellis decode {bits}"), || {
+            if let Some(path) = code.read(&written, N, &mut points) {
+                code.values(path, 0, &mut decoded);
+            }
         });
     }
 }
 
 fn directions(c: &mut Criterion) {
     let mut values = weights().0;
-    // Nothing is above the floor: what a block costs.
-    both(c, "low_rank peel", || drop(low_rank::peel(&mut values, 512, 1.0, 1e9, 8)));
-    let factors = low_rank::peel(&mut values.clone(), 512, 0.001, 0.0, 8);
+    // Nothing pays: what a block costs.
+    both(c, "low_rank peel", || drop(low_rank::peel(&mut values, 512, 1.0, 8, |_| false)));
+    let factors = low_rank::peel(&mut values.clone(), 512, 0.001, 8, |_| true);
     both(c, "low_rank add_rows 8", || low_rank::add_rows(&factors, 0..512, 1e-9, &mut values));
 }
 

@@ -285,7 +285,7 @@ mod tests {
         let common = &args.common;
         assert!(!common.json && !common.quiet && !common.force && !common.no_simd);
         let Verb::Compress(verb) = args.verb else { panic!("not compress") };
-        assert_eq!(verb.choice.method, MethodName::DeltaDct);
+        assert_eq!(verb.choice.method, MethodName::Auto);
         assert_eq!((verb.choice.patch, verb.name), (None, None));
         assert_eq!(verb.choice.rest, RestName::Keep);
     }
@@ -370,7 +370,10 @@ mod tests {
             "inspect a --max-memory lots",
             "inspect a --io fast",
             "inspect a --include x",
-            "plan --shards f --base b --method auto",
+            "plan --shards f --base b --method best",
+            "plan --shards f --base b --bits 1 --ratio 20",
+            "plan --shards f --base b --quality high --max-size 2GB",
+            "plan --shards f --base b --quality best",
             "plan --shards f --base b --rescale maybe",
             "plan --shards f --base b --group some",
             "plan --shards f --base b --allocation 2:0.9,0:0.9",

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Args, Verb};
     use clap::Parser;
-    use delta_stream::{DeltaDct, DeltaDq};
+    use delta_stream::{Auto, DeltaDq};
 
     fn choice(line: &str) -> (Context, Choice) {
         let line = format!("delta-stream plan --shards f --base b -q {line}");
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn options_are_resolved() {
         let (context, choice) = choice(
-            "--patch 8 --rescale off --allocation 3:1 --threads 2 --max-memory 1GiB --seed 4",
+            "--method delta-dct --patch 8 --rescale off --allocation 3:1 --threads 2 --max-memory 1GiB --seed 4",
         );
         let options = context.compress_options(&choice, Some("v")).unwrap();
         let Method::DeltaDct(settings) = &options.method else { panic!("not delta-dct") };
@@ -164,7 +164,7 @@ mod tests {
     fn defaults_are_the_librarys() {
         let (context, choice) = choice("--io read");
         let options = context.compress_options(&choice, None).unwrap();
-        assert_eq!(options.method, Method::DeltaDct(DeltaDct::default()));
+        assert_eq!(options.method, Method::Auto(Auto::default()));
         assert_eq!(options.resources.threads, Resources::default().threads);
         assert_eq!(options.resources.map, MapChoice::never());
         assert_eq!((options.seed, options.name, options.force), (0, None, false));

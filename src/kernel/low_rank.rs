@@ -45,18 +45,24 @@ pub struct Factors {
 }
 
 /// Takes the leading directions off a matrix of `n_cols` columns, the largest of each block of eight
-/// first, and returns them. Ends after `max_rank` directions, or with the block in which a singular
-/// value divided by the root of the longer side is not above `floor`, or a direction is nothing in
-/// units of `step`; there is one more block if codes of that one could not reach their values. Matrices
-/// with magnitudes beyond 1e30 have none. Values are finite, `step` is positive.
-pub fn peel(values: &mut [f32], n_cols: usize, step: f32, floor: f32, max_rank: usize) -> Factors {
+/// first, and returns them. Ends after `max_rank` directions, or with the block in which a singular value
+/// does not pay, or a direction is nothing in units of `step`; there is one more block if codes of that
+/// one could not reach their values. `pays` is asked once for each direction, in order, and what it says
+/// yes to is taken off unless it is nothing. Matrices with magnitudes beyond 1e30 have no directions.
+/// Values are finite, `step` is positive.
+pub fn peel(
+    values: &mut [f32],
+    n_cols: usize,
+    step: f32,
+    max_rank: usize,
+    mut pays: impl FnMut(f64) -> bool,
+) -> Factors {
     let mut factors = Factors::default();
     let peak = values.iter().fold(0.0f32, |peak, x| if x.abs() > peak { x.abs() } else { peak });
     if n_cols == 0 || peak == 0.0 || peak > PEAK {
         return factors;
     }
     let n_rows = values.len() / n_cols;
-    let floor = f64::from(floor) * (n_rows.max(n_cols) as f64).sqrt();
     let (mut left, mut right) = (vec![[0.0; BLOCK]; n_rows], vec![[0.0; BLOCK]; n_cols]);
     for block in 0.. {
         random_signs(block, &mut right);
@@ -69,7 +75,7 @@ pub fn peel(values: &mut [f32], n_cols: usize, step: f32, floor: f32, max_rank: 
                 let sum = entry.iter().zip(&weights).map(|(x, w)| f64::from(*x) * w).sum::<f64>();
                 sum as f32
             };
-            if sigma > floor && factors.push(values, right.iter().map(along), step) {
+            if pays(sigma) && factors.push(values, right.iter().map(along), step) {
                 is_cut |= factors.last_is_cut(n_cols);
             } else if is_cut {
                 break;
@@ -441,12 +447,19 @@ mod tests {
         }
     }
 
+    /// Takes off what is above a singular value, which is divided by the root of the longer side.
+    fn above(values: &mut [f32], n_cols: usize, step: f32, floor: f32, most: usize) -> Factors {
+        let longest = n_cols.max(values.len() / n_cols.max(1)) as f64;
+        let floor = f64::from(floor) * longest.sqrt();
+        peel(values, n_cols, step, most, |sigma| sigma > floor)
+    }
+
     #[test]
     fn what_stands_out_is_taken_off_and_noise_is_not() {
         let (size, step) = ((200, 256), 0.5);
         for strengths in [&[][..], &[12.0], &[20.0, 15.0, 10.0, 8.0], &[10.0; 11]] {
             let (mut values, noise) = (spiked(size, strengths, 9), noise(9, 200 * 256));
-            let factors = peel(&mut values, size.1, step, 2.5, 64);
+            let factors = above(&mut values, size.1, step, 2.5, 64);
             // Rounding may leave enough of a strong one to be found again.
             assert!((strengths.len()..=2 * strengths.len()).contains(&factors.rank));
             let power = |values: &[f32]| values.iter().map(|x| f64::from(x * x)).sum::<f64>();
@@ -458,7 +471,7 @@ mod tests {
     #[test]
     fn it_ends_at_the_floor_at_the_greatest_rank_and_at_codes_of_nothing() {
         let values = spiked((60, 80), &[20.0, 15.0, 10.0], 3);
-        let rank = |step, floor, most| peel(&mut values.clone(), 80, step, floor, most).rank;
+        let rank = |step, floor, most| above(&mut values.clone(), 80, step, floor, most).rank;
         assert_eq!([rank(0.5, 12.0, 64), rank(0.5, 17.0, 64), rank(0.5, 1e9, 64)], [2, 1, 0]);
         assert_eq!([rank(0.5, 0.0, 0), rank(0.5, 0.0, 1), rank(0.5, 0.0, 13)], [0, 1, 13]);
         assert_eq!([rank(1e6, 0.0, 64), rank(f32::MAX, 0.0, 64)], [0, 0]);
@@ -469,18 +482,18 @@ mod tests {
         let empty = Factors::default();
         for n_cols in [1, 7, 14] {
             let mut zeros = vec![0.0; 14];
-            assert_eq!(peel(&mut zeros, n_cols, 1.0, 0.0, 8), empty);
+            assert_eq!(above(&mut zeros, n_cols, 1.0, 0.0, 8), empty);
             assert_eq!(zeros, vec![0.0; 14]);
         }
-        assert_eq!(peel(&mut [], 0, 1.0, 0.0, 8), empty);
-        assert_eq!(peel(&mut [f32::MAX, 1.0], 2, 1.0, 0.0, 8), empty);
+        assert_eq!(above(&mut [], 0, 1.0, 0.0, 8), empty);
+        assert_eq!(above(&mut [f32::MAX, 1.0], 2, 1.0, 0.0, 8), empty);
         // What a code cannot reach stays for the next one.
         let mut row = [1000.0, 3.0, -2.0];
-        let factors = peel(&mut row, 3, 1.0, 0.0, 20);
+        let factors = above(&mut row, 3, 1.0, 0.0, 20);
         assert!(factors.rank > 5 && factors.right[0] == 127 && factors.left[0] == 127);
         assert!(row.iter().all(|x| x.abs() < 2.0), "{row:?}");
         let mut column = [10.0, 0.0, -20.0];
-        let factors = peel(&mut column, 1, 1.0, 0.0, 20);
+        let factors = above(&mut column, 1, 1.0, 0.0, 20);
         assert_eq!((factors.rank, &factors.left[..]), (1, &[10, 0, -20][..]));
         assert_eq!(column, [0.0; 3]);
         // A hostile direction of no length.
@@ -506,7 +519,7 @@ mod tests {
                 spiked((n_rows, n_cols), &strengths, seed).iter().map(|x| x * scale).collect();
             let (wide, plain) = both_ways(|| {
                 let mut rest = values.clone();
-                let factors = peel(&mut rest, n_cols, step * scale, floor * scale, most);
+                let factors = above(&mut rest, n_cols, step * scale, floor * scale, most);
                 (rest, factors)
             });
             prop_assert_eq!(&wide, &plain);

@@ -9,14 +9,14 @@
 use std::sync::OnceLock;
 
 use crate::kernel::entropy::log2_of;
-use crate::kernel::rans::{Coder, LANES, LOWEST, SCALE, Slots, normalised};
+use crate::kernel::rans::{Coder, Decoder, Encoder, LANES, SCALE, Slots, normalised};
 
 /// Numbers of a deviation: number w stands for 2^((w - 8) / 4), 0.25 to 53.8.
 pub const N_DEVIATIONS: u8 = 32;
 
 /// exp(-1 / 2d^2) of each deviation d: how likely 1 is against 0. Written out, since platforms disagree
 /// about the last bit of exponentials; part of the format.
-const RATIOS: [f64; N_DEVIATIONS as usize] = [
+pub(super) const RATIOS: [f64; N_DEVIATIONS as usize] = [
     0.00033546262790251185,
     0.0034934892766462,
     0.018315638888734196,
@@ -51,8 +51,8 @@ const RATIOS: [f64; N_DEVIATIONS as usize] = [
     0.9998273814088031,
 ];
 
-/// What coding with one deviation takes.
-struct Table {
+/// What coding with one distribution takes.
+pub(super) struct Table {
     coders: [Coder; 256],
     slots: Slots,
     /// Bits each symbol takes, by its byte.
@@ -60,11 +60,11 @@ struct Table {
 }
 
 /// The byte a symbol is coded as: small magnitudes are small bytes.
-fn fold(symbol: i8) -> u8 {
+pub(super) fn fold(symbol: i8) -> u8 {
     ((symbol << 1) ^ (symbol >> 7)) as u8
 }
 
-fn unfold(byte: u8) -> i8 {
+pub(super) fn unfold(byte: u8) -> i8 {
     (byte >> 1) as i8 ^ -((byte & 1) as i8)
 }
 
@@ -79,16 +79,30 @@ impl Table {
         }
         let weight = |byte: usize| weights[usize::from(unfold(byte as u8).unsigned_abs())];
         // Whatever may occur has a chance.
-        let counts = std::array::from_fn(|byte| (weight(byte) * f64::from(1 << 24)) as u32 + 1);
-        let freqs = normalised(&counts);
+        Self::from_counts(&std::array::from_fn(|byte| {
+            (weight(byte) * f64::from(1 << 24)) as u32 + 1
+        }))
+    }
+
+    /// The table of bytes that occur so often; only those that do can be coded.
+    pub(super) fn from_counts(counts: &[u32; 256]) -> Self {
+        let freqs = normalised(counts);
         let mut coders = [Coder::default(); 256];
         let mut start = 0;
-        for (coder, freq) in coders.iter_mut().zip(freqs) {
+        for (coder, freq) in coders.iter_mut().zip(freqs).filter(|(_, freq)| *freq > 0) {
             *coder = Coder::new(freq, start);
             start += freq;
         }
         let bits = freqs.map(|freq| log2_of(f64::from(SCALE)) - log2_of(f64::from(freq)));
         Self { coders, slots: Slots::new(&freqs), bits }
+    }
+
+    pub(super) fn coder(&self, byte: u8) -> &Coder {
+        &self.coders[usize::from(byte)]
+    }
+
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
     }
 
     /// The table of a deviation's number, below [`N_DEVIATIONS`].
@@ -127,19 +141,13 @@ pub fn encode(runs: &[(u8, &[i8])], out: &mut Vec<u8>) {
     if n == 0 {
         return;
     }
-    // From the last symbol to the first, and words from the end: a reader goes the other way.
-    let mut words = vec![[0; 2]; n + 1];
-    let (mut at, mut states, mut i) = (n, [LOWEST; LANES], n);
+    // From the last symbol to the first: a reader goes the other way.
+    let mut encoder = Encoder::new(n);
     for (deviation, symbols) in runs.iter().rev() {
-        let coders = &Table::of(*deviation).coders;
-        for symbol in symbols.iter().rev() {
-            i -= 1;
-            let state = &mut states[i % LANES];
-            *state = coders[usize::from(fold(*symbol))].step(*state, &mut words, &mut at);
-        }
+        let table = Table::of(*deviation);
+        symbols.iter().rev().for_each(|symbol| encoder.put(table.coder(fold(*symbol))));
     }
-    states.iter().for_each(|state| out.extend(state.to_le_bytes()));
-    out.extend(words[at + 1..].as_flattened());
+    encoder.finish(out);
 }
 
 /// Fills `out` with the symbols of runs of these deviations and lengths. False if `bytes` is not exactly
@@ -151,35 +159,16 @@ pub fn decode(bytes: &[u8], runs: &[(u8, usize)], out: &mut Vec<i8>) -> bool {
     if n == 0 {
         return bytes.is_empty();
     }
-    let Some((head, words)) = bytes.split_first_chunk::<{ 4 * LANES }>() else { return false };
-    let (words, odd) = words.as_chunks::<2>();
-    let mut words = words.iter();
-    let mut states = [0; LANES];
-    for (state, bytes) in states.iter_mut().zip(head.as_chunks::<4>().0) {
-        *state = u32::from_le_bytes(*bytes);
-    }
-    if !odd.is_empty() || states.iter().any(|state| *state < LOWEST) {
-        return false;
-    }
+    let Some(mut decoder) = Decoder::new(bytes) else { return false };
     out.reserve(n);
-    let mut i = 0;
     for (deviation, n) in runs {
-        let slots = &Table::of(*deviation).slots;
+        let slots = Table::of(*deviation).slots();
         for _ in 0..*n {
-            let (byte, low) = slots.step(states[i % LANES]);
-            states[i % LANES] = match (low < LOWEST, words.len()) {
-                (false, _) => low,
-                (true, 0) => return false,
-                (true, _) => {
-                    let word = words.next().map_or(0, |w| u16::from_le_bytes(*w));
-                    low << 16 | u32::from(word)
-                }
-            };
+            let Some(byte) = decoder.take(out.len() % LANES, slots) else { return false };
             out.push(unfold(byte));
-            i += 1;
         }
     }
-    words.len() == 0 && states == [LOWEST; LANES]
+    decoder.is_at_end()
 }
 
 #[cfg(test)]

@@ -278,6 +278,77 @@ impl Slots {
     }
 }
 
+/// Writes a stream of symbols that have a table each, from the last to the first.
+pub(super) struct Encoder {
+    words: Vec<[u8; 2]>,
+    at: usize,
+    states: [u32; LANES],
+    /// Symbols that are still to come.
+    n: usize,
+}
+
+impl Encoder {
+    /// For a stream of `n` symbols.
+    pub(super) fn new(n: usize) -> Self {
+        // A place more: a word is put there before it is known whether it stays.
+        Self { words: vec![[0; 2]; n + 1], at: n, states: [LOWEST; LANES], n }
+    }
+
+    /// Puts one symbol before those that were put.
+    #[inline(always)]
+    pub(super) fn put(&mut self, coder: &Coder) {
+        self.n -= 1;
+        let state = &mut self.states[self.n % LANES];
+        *state = coder.step(*state, &mut self.words, &mut self.at);
+    }
+
+    /// Appends the stream.
+    pub(super) fn finish(self, out: &mut Vec<u8>) {
+        debug_assert!(self.n == 0);
+        self.states.iter().for_each(|state| out.extend(state.to_le_bytes()));
+        out.extend(self.words[self.at + 1..].as_flattened());
+    }
+}
+
+/// Reads a stream of symbols that have a table each.
+pub(super) struct Decoder<'a> {
+    states: [u32; LANES],
+    words: &'a [[u8; 2]],
+}
+
+impl<'a> Decoder<'a> {
+    /// `None` if this is no stream.
+    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (head, words) = bytes.split_first_chunk::<{ 4 * LANES }>()?;
+        let (words, odd) = words.as_chunks::<2>();
+        let mut states = [0; LANES];
+        for (state, bytes) in states.iter_mut().zip(head.as_chunks::<4>().0) {
+            *state = u32::from_le_bytes(*bytes);
+        }
+        let is_one = odd.is_empty() && states.iter().all(|state| *state >= LOWEST);
+        is_one.then_some(Self { states, words })
+    }
+
+    /// The next symbol; `lane` is its number modulo [`LANES`]. `None` if words run out.
+    #[inline(always)]
+    pub(super) fn take(&mut self, lane: usize, slots: &Slots) -> Option<u8> {
+        let (symbol, low) = slots.step(self.states[lane]);
+        self.states[lane] = if low >= LOWEST {
+            low
+        } else {
+            let (word, words) = self.words.split_first()?;
+            self.words = words;
+            low << 16 | u32::from(u16::from_le_bytes(*word))
+        };
+        Some(symbol)
+    }
+
+    /// Whether the stream ends after the symbols that were taken.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.words.is_empty() && self.states == [LOWEST; LANES]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

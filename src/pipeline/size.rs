@@ -17,7 +17,7 @@ use crate::pipeline::strip::Strip;
 /// One row in so many tells how strong a tensor's delta is.
 const SHARE: u64 = 16;
 /// Share of the whole size that is kept back, since records are known beforehand to about so much.
-const RESERVE: f64 = 0.001;
+const RESERVE: f64 = 0.0015;
 
 /// `auto` with what follows for this pair.
 ///
@@ -111,7 +111,7 @@ fn bits_left(
     }
     if bits > *BITS.end() {
         observer.note(
-            "the size asked for is more than auto can use; it stops at about 4 bits a parameter \
+            "the size asked for is more than auto can use; it stops at about 5 bits a parameter \
              (--method lossless keeps every bit)",
         );
     }

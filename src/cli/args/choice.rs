@@ -16,7 +16,7 @@ pub(crate) struct Choice {
     pub(crate) method: MethodName,
 
     /// auto: bits a parameter over the tensors stored with loss, all that is stored of them included,
-    /// 0.03 to 4.2. deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: auto 1; others 4]
+    /// 0.03 to 5. deltadq, ultradelta: bits of a survivor's code, 1 to 8 [default: auto 1; others 4]
     #[arg(long, value_name = "N", group = "size")]
     pub(crate) bits: Option<f64>,
 

@@ -11,15 +11,55 @@ pub(super) const MAX_RANK: usize = 64;
 /// Bounds of the step: what directions add to a tile is then finite.
 pub(super) const STEPS: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
 
-/// Which directions are taken off a tile.
+/// Which directions are taken off a tile: those that take more bits off the path than their codes need.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Directions {
     /// What a code of one stands for, on both sides: 1e-30 to 1e30, else none are taken.
     pub(crate) step: f32,
-    /// Least singular value, divided by the root of the tile's longer side.
-    pub(crate) floor: f32,
+    /// Mean square error of an entry that the path is to leave.
+    pub(crate) level: f64,
     /// Most of them; also bounded by 64 and by both sides of the tile.
     pub(crate) max_rank: usize,
+}
+
+/// What directions of a tile save and cost.
+struct Balance {
+    directions: Directions,
+    n_rows: f64,
+    n_cols: f64,
+    /// Squares of the tile less those of what was taken off.
+    energy: f64,
+}
+
+impl Balance {
+    /// Whether one more direction of this singular value pays; it then counts as taken off.
+    ///
+    /// A path that leaves the error D of values of variance V takes `log2(1 + V / D) / 2` bits an entry;
+    /// V + D is what changes. The rounding of codes stays in the rest, a twelfth of a squared step each.
+    fn pays(&mut self, sigma: f64) -> bool {
+        let Directions { step, level, .. } = self.directions;
+        let (step, n_entries) = (f64::from(step), self.n_rows * self.n_cols);
+        let bits = |n: f64| n * code_bits(sigma * sigma / n / (step * step));
+        let needed = bits(self.n_rows) + bits(self.n_cols);
+        let rounding = (self.n_rows + self.n_cols) * step * step / 12.0;
+        let before = self.energy / n_entries + level;
+        let after = before - (sigma * sigma - rounding) / n_entries;
+        // A singular value is only nearly known.
+        let after = after.max(level).max(f64::MIN_POSITIVE);
+        let saved = n_entries / 2.0 * (entropy::log2_of(before) - entropy::log2_of(after));
+        let pays = saved > needed;
+        if pays {
+            self.energy = ((after - level) * n_entries).max(0.0);
+        }
+        pays
+    }
+}
+
+/// Bits of a normal number of this variance once it is rounded to whole numbers: `log2(2 pi e variance) / 2`
+/// if that is large, and nearly so where it is small.
+fn code_bits(variance: f64) -> f64 {
+    const TWO_PI_E: f64 = 17.079_468_445_347_132;
+    entropy::log2_of(1.0 + TWO_PI_E * variance) / 2.0
 }
 
 /// What a tile would cost and keep, before its rate is known.
@@ -43,7 +83,7 @@ pub(crate) fn survey(
     scratch: &mut Scratch,
 ) -> Option<Survey> {
     let energy = delta(tile, &mut scratch.residual)?;
-    let factors = take_off(tile, choose(energy).as_ref(), &mut scratch.residual);
+    let factors = take_off(tile, energy, choose(energy), &mut scratch.residual);
     let (mut residual, mut n, mut sum, mut squares) = (0.0, 0.0, 0.0, 0.0);
     for row in scratch.residual.chunks_exact(tile.n_cols) {
         let power = quantise::sum_squares(row);
@@ -65,16 +105,20 @@ pub(super) fn delta(tile: &DeltaTile<'_>, values: &mut Vec<f32>) -> Option<f64> 
     energy.is_finite().then_some(energy)
 }
 
-/// Takes directions off the delta of a tile.
+/// Takes directions off the delta of a tile, which has this energy.
 pub(super) fn take_off(
     tile: &DeltaTile<'_>,
-    directions: Option<&Directions>,
+    energy: f64,
+    directions: Option<Directions>,
     values: &mut [f32],
 ) -> Factors {
     match directions {
-        Some(Directions { step, floor, max_rank }) if STEPS.contains(step) => {
-            let most = greatest_rank(tile.n_rows, tile.n_cols).min(*max_rank);
-            low_rank::peel(values, tile.n_cols, *step, *floor, most)
+        Some(directions) if STEPS.contains(&directions.step) => {
+            let Directions { step, max_rank, .. } = directions;
+            let most = greatest_rank(tile.n_rows, tile.n_cols).min(max_rank);
+            let (n_rows, n_cols) = (tile.n_rows as f64, tile.n_cols as f64);
+            let mut balance = Balance { directions, n_rows, n_cols, energy };
+            low_rank::peel(values, tile.n_cols, step, most, |sigma| balance.pays(sigma))
         }
         _ => Factors::default(),
     }

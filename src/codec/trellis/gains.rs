@@ -2,7 +2,6 @@
 
 use crate::codec::power_of_two;
 use crate::kernel::quantise;
-use crate::kernel::trellis::{self, Codebook};
 
 /// A row whose code points away from it, or nearly so, is left as the base's: a gain without bias
 /// would add hundreds of times the row's own power.
@@ -67,26 +66,12 @@ pub(super) fn levels(exponent: i16, per_octave: usize) -> [f32; 256] {
     levels
 }
 
-/// Appends what each row's codewords are multiplied by to be the row plus what is orthogonal to it; 0
-/// for a row that is left as the base's. `path` is that of the rows, which have their signs flipped;
-/// `work` is a buffer.
-pub(super) fn unbiased(
-    values: &[f32],
-    n_cols: usize,
-    (book, path): (&Codebook, &[u8]),
-    work: &mut Vec<f32>,
-    gains: &mut Vec<f64>,
-) {
-    work.resize(n_cols, 0.0);
-    for (row, values) in values.chunks_exact(n_cols).enumerate() {
-        trellis::decode(book, path, row * n_cols, work);
-        let power = quantise::sum_squares(values);
-        let both = values.iter().zip(work.iter());
-        // A plain sum in order, the same on every machine.
-        let product: f64 = both.map(|(d, c)| f64::from(*d) * f64::from(*c)).sum();
-        let least = LEAST_COSINE * (power * quantise::sum_squares(work)).sqrt();
-        gains.push(if product > least { power / product } else { 0.0 });
-    }
+/// What a row's code is multiplied by to be the row plus what is orthogonal to it; 0 for a row that is
+/// left as the base's. `power` is the sum of the row's squares.
+pub(super) fn unbiased(row: &[f32], power: f64, code: &[f32]) -> f64 {
+    let (product, code_power) = quantise::products(row, code);
+    let least = LEAST_COSINE * (power * code_power).sqrt();
+    if product > least { power / product } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -4,13 +4,8 @@
 pub(super) const STATE_BITS: u32 = 8;
 /// States of the trellis, and codewords of a book.
 pub(super) const N_STATES: usize = 1 << STATE_BITS;
-/// Most bits a step shifts in.
-pub const MAX_BITS: u32 = 4;
-/// Numbers of values a codeword may have.
-pub const WIDTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
-/// Rates by their stored codes: bits of a step, and values of a codeword.
-pub const RATES: [(u32, usize); 11] =
-    [(1, 32), (1, 16), (1, 8), (1, 4), (1, 2), (3, 4), (1, 1), (3, 2), (2, 1), (3, 1), (4, 1)];
+/// Values of a codeword, by rate: a step shifts in one bit.
+pub(super) const WIDTHS: [usize; 5] = [32, 16, 8, 4, 2];
 
 /// How a state becomes a codeword. Its values are numbered by parities of the state, as in trellis-coded
 /// quantisation (Marcellin and Fischer, 1990).
@@ -22,10 +17,10 @@ struct Labels {
     masks: &'static [u8],
 }
 
-/// The books of [`RATES`]; part of the format. Found by search: masks and levels changed at random
-/// while what a Gaussian source loses fell. Masks of books of one bit a step have their first and last
-/// bit alike, which the search relies on; those of one bit a value are Ungerboeck's (1982).
-const LABELS: [Labels; RATES.len()] = [
+/// The books of [`WIDTHS`]; part of the format. Found by search: masks and levels changed at random
+/// while what a Gaussian source loses fell. Masks have their first and last bit alike, which the search
+/// relies on.
+const LABELS: [Labels; WIDTHS.len()] = [
     Labels {
         levels: &[1024],
         masks: &[
@@ -40,29 +35,14 @@ const LABELS: [Labels; RATES.len()] = [
     Labels { levels: &[1024], masks: &[131, 139, 167, 249, 209, 173, 243, 229] },
     Labels { levels: &[1024], masks: &[225, 163, 159, 205] },
     Labels { levels: &[720, 1210], masks: &[223, 56, 137, 90] },
-    Labels { levels: &[344, 1395], masks: &[167, 130, 92, 113, 110, 143, 154, 65] },
-    Labels { levels: &[306, 1449], masks: &[157, 86] },
-    Labels {
-        levels: &[350, 352, 380, 413, 1104, 1161, 1314, 2157],
-        masks: &[44, 87, 165, 161, 230, 79, 212, 59],
-    },
-    Labels { levels: &[200, 612, 1129, 1988], masks: &[110, 181, 36] },
-    Labels { levels: &[110, 322, 545, 786, 1059, 1402, 1873, 2599], masks: &[220, 122, 129, 16] },
-    Labels {
-        levels: &[
-            69, 169, 309, 427, 558, 686, 824, 965, 1113, 1271, 1451, 1661, 1914, 2226, 2628, 3227,
-        ],
-        masks: &[40, 212, 66, 129, 32],
-    },
 ];
 
-/// One codeword of `width` values for every state. Codewords come in opposites, and suit a Gaussian
-/// source of power 1 / (1 - 4^-R) at R bits a value; the mean square of those on a path is then about 1.
+/// One codeword for every state. Codewords come in opposites, and suit a Gaussian source of power
+/// 1 / (1 - 4^-R) at R bits a value; the mean square of those on a path is then about 1.
 #[derive(Debug)]
 pub struct Codebook {
-    pub(super) bits: u32,
     pub(super) width: usize,
-    /// What a value is multiplied by to be searched for.
+    /// What a value of unit power is multiplied by to be searched for.
     pub(super) scale: f32,
     /// Codewords of which no two are the same or opposite, in units of 1/8192.
     pub(super) points: Vec<i16>,
@@ -75,9 +55,9 @@ pub struct Codebook {
 }
 
 impl Codebook {
-    /// The book of a rate, a place in [`RATES`].
-    pub fn new(rate: usize) -> Self {
-        let ((bits, width), labels) = (RATES[rate], &LABELS[rate]);
+    /// The book of a rate, a place in [`WIDTHS`].
+    pub(super) fn new(rate: usize) -> Self {
+        let (width, labels) = (WIDTHS[rate], &LABELS[rate]);
         let mut points: Vec<Vec<i16>> = Vec::new();
         let rows = std::array::from_fn(|state| {
             let word = labels.word(state as u8);
@@ -89,17 +69,15 @@ impl Codebook {
             });
             (2 * at + usize::from(points[at] != word)) as u8
         });
-        Self::from_points(bits, width, &points.concat(), rows)
+        Self::from_points(width, &points.concat(), rows)
     }
 
     /// `points` in units of 1/1024.
-    fn from_points(bits: u32, width: usize, points: &[i16], rows: [u8; N_STATES]) -> Self {
+    fn from_points(width: usize, points: &[i16], rows: [u8; N_STATES]) -> Self {
         // Bits of a cost after its point: as many as leave room for the worst costs that matter.
-        let unit = match (bits, width) {
-            (4, _) => 10,
-            (3, 1) => 9,
-            (_, 1 | 2) => 8,
-            (_, 32) => 6,
+        let unit = match width {
+            2 => 8,
+            32 => 6,
             _ => 7,
         };
         let half_square = |point: &[i16]| {
@@ -111,10 +89,13 @@ impl Codebook {
             let point = &points[usize::from(row / 2) * width..][..width];
             point.iter().map(move |x| sign * f32::from(*x) / 1024.0)
         });
+        // The best code of rate R is weaker than its input by the share 4^-R. Square roots are exact
+        // everywhere, powers are not.
+        let lost = (0..width.ilog2()).fold(0.25f64, |lost, _| lost.sqrt());
+        let input_rms = (1.0 - lost).sqrt().recip();
         Self {
-            bits,
             width,
-            scale: f32::from(1u16 << (unit + 3)),
+            scale: (input_rms * f64::from(1u16 << (unit + 3))) as f32,
             points: points.iter().map(|x| 8 * x).collect(),
             half_squares: points.chunks_exact(width).map(half_square).collect(),
             words: words.collect(),
@@ -122,18 +103,8 @@ impl Codebook {
         }
     }
 
-    /// Bits of a step.
-    pub fn bits(&self) -> u32 {
-        self.bits
-    }
-
-    /// Values of a codeword.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
     /// The codewords of all states, one after another.
-    pub fn words(&self) -> &[f32] {
+    pub(super) fn words(&self) -> &[f32] {
         &self.words
     }
 }

@@ -1,9 +1,11 @@
 //! Viterbi's algorithm over many stretches of one path side by side, one in each lane of a vector.
 //!
-//! A node is what a state leaves to its successors: its bits less the `BITS` that go out. Costs are
+//! A node is what a state leaves to its successors: its bits less the one that goes out. Costs are
 //! integers, so that sums in any order, with vectors and without, are the same.
 
+use super::Code;
 use super::book::{Codebook, N_STATES, STATE_BITS};
+use super::lattice::{N_SUBSETS, UNIT};
 
 /// Stretches of a path that are searched side by side. What is found depends on it, so it is the same
 /// on every machine.
@@ -20,7 +22,7 @@ const MARGIN: usize = 32;
 const SHORTEST: usize = 4 * MARGIN;
 /// Steps that are decided together: what [`encode`] takes at most.
 pub const BLOCK: usize = LANES * 1024;
-/// Most states that differ in the paths that can follow: those of a step of one bit.
+/// States that differ in the paths that can follow.
 const N_NODES: usize = N_STATES / 2;
 /// Where the least cost is put, so that a few steps can lower it.
 const LEAST: i16 = -16384;
@@ -29,8 +31,10 @@ const RENORMALISE: usize = 8;
 /// A number that leaves no room for a fraction beside it, so that a sum's lowest bits are the integer
 /// nearest to what was added.
 const ROUND: f32 = 12_582_912.0;
+/// Decisions that are put into one word.
+const PER_WORD: usize = 16;
 /// Words of decisions of a step.
-const WORDS: usize = 8;
+const WORDS: usize = N_NODES / PER_WORD;
 
 /// Buffers of a search.
 #[derive(Debug, Default)]
@@ -49,16 +53,16 @@ struct Stretches {
 }
 
 vectorised! {
-    /// Appends the bits that each step of a path of small error shifts in, one byte a step, and returns
-    /// the path's last state. `values` has whole codewords, at most [`BLOCK`]; a longer sequence goes
-    /// on in the next call with the last state as `start`. The first is 0. Values whose mean square is
-    /// far from 1 / (1 - 4^-R) at R bits a value are coded badly; those beyond a bound of at least 4
-    /// are taken as that. `work` is a buffer.
+    /// Appends the symbols of a path of small error, one a step: the bit that it shifts in, or the point
+    /// of a lattice. Returns the path's last state. `values`, of about unit power, are whole codewords,
+    /// at most [`BLOCK`]; a longer sequence goes on in the next call with the last state as `start`. The
+    /// first is 0. Values of another power are coded badly; those beyond a bound of at least 4 are taken
+    /// as that. `work` is a buffer.
     ///
     /// The path is cut into stretches of equal length, which are searched side by side. First the
     /// states at their borders are decided, each by a search of a few steps around it.
     pub fn encode(
-        book: &Codebook,
+        code: &Code,
         values: &[f32],
         start: u8,
         work: &mut Work,
@@ -68,61 +72,50 @@ vectorised! {
 
 #[inline(always)]
 fn encode_body(
-    book: &Codebook,
+    code: &Code,
     values: &[f32],
     start: u8,
     work: &mut Work,
     symbols: &mut Vec<u8>,
 ) -> u8 {
-    match book.bits {
-        1 => encode_bits::<1>(book, values, start, work, symbols),
-        2 => encode_bits::<2>(book, values, start, work, symbols),
-        3 => encode_bits::<3>(book, values, start, work, symbols),
-        _ => encode_bits::<4>(book, values, start, work, symbols),
-    }
-}
-
-#[inline(always)]
-fn encode_bits<const BITS: u32>(
-    book: &Codebook,
-    values: &[f32],
-    start: u8,
-    work: &mut Work,
-    symbols: &mut Vec<u8>,
-) -> u8 {
-    let n_steps = values.len() / book.width;
-    debug_assert!(n_steps <= BLOCK && values.len().is_multiple_of(book.width));
+    let width = code.width();
+    let n_steps = values.len() / width;
+    debug_assert!(n_steps <= BLOCK && values.len().is_multiple_of(width));
     if n_steps == 0 {
         return start;
     }
     let length = n_steps.div_ceil((n_steps / SHORTEST).clamp(1, LANES));
     let mut all = Stretches { first: vec![0], n_steps: length, starts: Vec::new() };
     all.first.extend((length..n_steps).step_by(length));
-    all.starts.push(u16::from(start) % (N_STATES >> BITS) as u16);
+    all.starts.push(u16::from(start) % N_NODES as u16);
     let mut ends = Lanes([0; LANES]);
     let n_borders = all.first.len() - 1;
     if n_borders > 0 {
         let first = all.first[1..].iter().map(|border| border - MARGIN).collect();
         let around = Stretches { first, n_steps: 2 * MARGIN, starts: Vec::new() };
-        ends = best::<BITS>(&forward::<BITS>(book, values, &around, work));
-        trace_back::<BITS>(&work.back[MARGIN..], &mut ends, &mut [], MARGIN);
+        ends = best(&forward(code, values, &around, work));
+        trace_back(&work.back[MARGIN..], &mut ends, &mut [], MARGIN);
         all.starts.extend(&ends.0[..n_borders]);
     }
-    ends.0[n_borders] = best::<BITS>(&forward::<BITS>(book, values, &all, work)).0[n_borders];
+    ends.0[n_borders] = best(&forward(code, values, &all, work)).0[n_borders];
     let begin = symbols.len();
     symbols.resize(begin + n_steps, 0);
     let out = &mut symbols[begin..];
-    trace_back::<BITS>(&work.back, &mut ends, out, length);
+    trace_back(&work.back, &mut ends, out, length);
     // Eight bits or more say the state without the one before.
     let last = &out[n_steps.saturating_sub(STATE_BITS as usize)..];
-    last.iter().fold(start, |state, symbol| state << BITS | symbol)
+    let end = last.iter().fold(start, |state, symbol| state << 1 | symbol);
+    if let Code::Lattice(lattice) = code {
+        lattice.points(values, start, out);
+    }
+    end
 }
 
 /// The node of least cost of each lane, the lowest of several.
 #[inline(always)]
-fn best<const BITS: u32>(costs: &[Lanes; N_NODES]) -> Lanes<u16> {
+fn best(costs: &[Lanes; N_NODES]) -> Lanes<u16> {
     let (mut best, mut least) = ([0; LANES], costs[0]);
-    for (node, cost) in costs.iter().enumerate().take(N_STATES >> BITS) {
+    for (node, cost) in costs.iter().enumerate() {
         for (l, best) in best.iter_mut().enumerate() {
             if cost.0[l] < least.0[l] {
                 (*best, least.0[l]) = (node as u16, cost.0[l]);
@@ -132,17 +125,12 @@ fn best<const BITS: u32>(costs: &[Lanes; N_NODES]) -> Lanes<u16> {
     Lanes(best)
 }
 
-/// Decisions that are put into one word.
-const fn per_word(bits: u32) -> usize {
-    if bits > 2 { 4 } else { 16 >> (bits - 1) }
-}
-
 /// Follows the best paths of all stretches from their first to their last step; returns the costs of
 /// all nodes there. A cost is half the squared error less half the input's square, which is the same for
 /// all paths, in the book's unit.
 #[inline(always)]
-fn forward<const BITS: u32>(
-    book: &Codebook,
+fn forward(
+    code: &Code,
     values: &[f32],
     stretches: &Stretches,
     work: &mut Work,
@@ -154,37 +142,52 @@ fn forward<const BITS: u32>(
         }
     }
     work.back.resize(stretches.n_steps, [Lanes([0; LANES]); WORDS]);
-    let width = book.width;
+    let (width, scale, bound, rows) = match code {
+        Code::Book(book) => (book.width, book.scale, 32767.0, &book.rows),
+        Code::Lattice(lattice) => (1, lattice.scale, lattice.bound, &lattice.subsets),
+    };
     let mut inputs = vec![Lanes([0; LANES]); RUN * width];
     let mut scores = [Lanes([0; LANES]); N_STATES];
     for (run, back) in work.back.chunks_mut(RUN).enumerate() {
-        gather(book, values, stretches, run * RUN, &mut inputs);
+        gather((width, scale, bound), values, stretches, run * RUN, &mut inputs);
         for ((i, back), word) in back.iter_mut().enumerate().zip(inputs.chunks_exact(width)) {
-            score(book, word, &mut scores);
+            score(code, word, &mut scores);
             let [even, odd] = &mut costs;
             let (costs, next) = if i % 2 == 0 { (even, odd) } else { (odd, even) };
-            step::<BITS>(book, &scores, costs, next, back);
+            step(rows, &scores, costs, next, back);
             if ((i + 1) * width).is_multiple_of(RENORMALISE) {
-                renormalise::<BITS>(next);
+                renormalise(next);
             }
         }
     }
     costs[stretches.n_steps % 2]
 }
 
+/// The integer nearest to a value times `scale`, taken as `bound` or its opposite beyond them.
+#[inline(always)]
+pub(super) fn place(value: f32, scale: f32, bound: f32) -> i32 {
+    // What is no number becomes a bound, which `clamp` would not do.
+    let near = (value * scale).max(-bound).min(bound) + ROUND;
+    near.to_bits() as i32 - ROUND.to_bits() as i32
+}
+
 /// Brings the values of a run of steps into lanes; 0 beyond the last.
 #[inline(always)]
-fn gather(book: &Codebook, values: &[f32], stretches: &Stretches, from: usize, out: &mut [Lanes]) {
+fn gather(
+    (width, scale, bound): (usize, f32, f32),
+    values: &[f32],
+    stretches: &Stretches,
+    from: usize,
+    out: &mut [Lanes],
+) {
     for (lane, first) in stretches.first.iter().enumerate() {
-        let rest = values.get((first + from) * book.width..).unwrap_or_default();
+        let rest = values.get((first + from) * width..).unwrap_or_default();
         let rest = &rest[..rest.len().min(out.len())];
         let (some, none) = out.split_at_mut(rest.len());
         let mut numbers = [0; RUN];
         for (some, rest) in some.chunks_mut(RUN).zip(rest.chunks(RUN)) {
             for (n, x) in numbers.iter_mut().zip(rest) {
-                #[expect(clippy::manual_clamp, reason = "what is no number becomes a bound")]
-                let near = (x * book.scale).max(-32767.0).min(32767.0) + ROUND;
-                *n = near.to_bits() as i16;
+                *n = place(*x, scale, bound) as i16;
             }
             some.iter_mut().zip(&numbers).for_each(|(out, n)| out.0[lane] = *n);
         }
@@ -192,16 +195,32 @@ fn gather(book: &Codebook, values: &[f32], stretches: &Stretches, from: usize, o
     }
 }
 
-/// What each codeword and its opposite add to the costs.
+/// What each row of the code adds to the costs: a codeword or its opposite, or a subset of a lattice.
 #[inline(always)]
-fn score(book: &Codebook, word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
+fn score(code: &Code, word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
+    let book = match code {
+        Code::Book(book) => book,
+        Code::Lattice(_) => return score_lattice(word, scores),
+    };
     match book.width {
-        1 => score_width::<1>(book, word, scores),
         2 => score_width::<2>(book, word, scores),
         4 => score_width::<4>(book, word, scores),
         8 => score_width::<8>(book, word, scores),
         16 => score_width::<16>(book, word, scores),
         _ => score_width::<32>(book, word, scores),
+    }
+}
+
+/// The distance to the nearest point of each subset, squared. Sixteen bits hold the place between two
+/// points of a subset, so that they overflow from one to the next.
+#[inline(always)]
+fn score_lattice(word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
+    let Some(place) = word.first() else { return };
+    for (subset, score) in scores.iter_mut().enumerate().take(N_SUBSETS) {
+        for l in 0..LANES {
+            let distance = place.0[l].wrapping_sub((subset as i16).wrapping_mul(UNIT));
+            score.0[l] = ((i32::from(distance) * i32::from(distance >> 1)) >> 16) as i16;
+        }
     }
 }
 
@@ -223,54 +242,25 @@ fn score_width<const V: usize>(book: &Codebook, word: &[Lanes], scores: &mut [La
     }
 }
 
-/// One step: the least cost of every node, and which of its predecessors it came from.
+/// One step: the least cost of every node, and which of its predecessors it came from. `rows` says for
+/// each state which of the scores is its.
 #[inline(always)]
-fn step<const BITS: u32>(
-    book: &Codebook,
+fn step(
+    rows: &[u8; N_STATES],
     scores: &[Lanes; N_STATES],
     costs: &[Lanes; N_NODES],
     next: &mut [Lanes; N_NODES],
     back: &mut [Lanes<u16>; WORDS],
 ) {
-    let (n_nodes, choices) = (N_STATES >> BITS, 1 << BITS);
-    let n_groups = n_nodes / choices;
-    let score = |state: usize| &scores[usize::from(book.rows[state % N_STATES])];
-    for (place, word) in back.iter_mut().enumerate().take(n_nodes / per_word(BITS)) {
+    let score = |state: usize| &scores[usize::from(rows[state % N_STATES])];
+    for (place, word) in back.iter_mut().enumerate() {
         let mut decisions = Lanes([0; LANES]);
-        let nodes = place * per_word(BITS)..(place + 1) * per_word(BITS);
-        for node in nodes.step_by(2) {
+        for node in (place * PER_WORD..(place + 1) * PER_WORD).step_by(2) {
             // Both of a pair have the same predecessors.
-            let before = |i| &costs[(i * n_groups + node / choices) % N_NODES];
-            let of = |i| [score(i * n_nodes + node), score(i * n_nodes + node + 1)];
+            let before = [&costs[node / 2], &costs[(N_NODES / 2 + node / 2) % N_NODES]];
             let [mut least, mut other] = [Lanes([0; LANES]); 2];
-            if BITS == 1 {
-                either([before(0), before(1)], of(0), &mut least, &mut other, &mut decisions);
-            } else {
-                let [mut which, mut which_other] = [Lanes([0; LANES]); 2];
-                for i in (0..choices).step_by(2) {
-                    let (a, b, [a0, a1], [b0, b1]) = (before(i), before(i + 1), of(i), of(i + 1));
-                    for l in 0..LANES {
-                        let (x, y) =
-                            (a.0[l].saturating_add(a0.0[l]), b.0[l].saturating_add(b0.0[l]));
-                        let better = if y < x { i as u16 + 1 } else { i as u16 };
-                        let z = x.min(y);
-                        which.0[l] = if i == 0 || z < least.0[l] { better } else { which.0[l] };
-                        least.0[l] = if i == 0 { z } else { z.min(least.0[l]) };
-                        let (x, y) =
-                            (a.0[l].saturating_add(a1.0[l]), b.0[l].saturating_add(b1.0[l]));
-                        let better = if y < x { i as u16 + 1 } else { i as u16 };
-                        let z = x.min(y);
-                        which_other.0[l] =
-                            if i == 0 || z < other.0[l] { better } else { which_other.0[l] };
-                        other.0[l] = if i == 0 { z } else { z.min(other.0[l]) };
-                    }
-                }
-                let bits = 16 / per_word(BITS);
-                for l in 0..LANES {
-                    let both = which.0[l] << (16 - 2 * bits) | which_other.0[l] << (16 - bits);
-                    decisions.0[l] = decisions.0[l] >> (2 * bits) | both;
-                }
-            }
+            let scores = [score(node), score(node + 1)];
+            either(before, scores, &mut least, &mut other, &mut decisions);
             next[node % N_NODES] = least;
             next[(node + 1) % N_NODES] = other;
         }
@@ -278,9 +268,9 @@ fn step<const BITS: u32>(
     }
 }
 
-/// The lesser costs of two nodes that have two predecessors each. In books of one bit a step the bit
-/// that comes in and the one that goes out tell the same codewords apart, so the second predecessor
-/// has the codewords of the first the other way round.
+/// The lesser costs of two nodes that have two predecessors each. The bit that comes in and the one that
+/// goes out tell the same codewords apart, so the second predecessor has the codewords of the first the
+/// other way round.
 #[inline(always)]
 fn either(
     [a, b]: [&Lanes; 2],
@@ -304,8 +294,7 @@ fn either(
 
 /// Brings the least cost back to [`LEAST`].
 #[inline(always)]
-fn renormalise<const BITS: u32>(costs: &mut [Lanes; N_NODES]) {
-    let costs = &mut costs[..N_STATES >> BITS];
+fn renormalise(costs: &mut [Lanes; N_NODES]) {
     let mut least = Lanes([i16::MAX; LANES]);
     for cost in costs.iter() {
         for l in 0..LANES {
@@ -325,13 +314,7 @@ fn renormalise<const BITS: u32>(costs: &mut [Lanes; N_NODES]) {
 /// Follows each lane's path from the node it ends at to the node it begins at, and writes what its
 /// steps shift in to `out`, of which each lane has `length` in turn; those beyond its end are dropped.
 #[inline(always)]
-fn trace_back<const BITS: u32>(
-    back: &[[Lanes<u16>; WORDS]],
-    nodes: &mut Lanes<u16>,
-    out: &mut [u8],
-    length: usize,
-) {
-    let (in_word, bits) = (per_word(BITS) as u16, 16 / per_word(BITS) as u16);
+fn trace_back(back: &[[Lanes<u16>; WORDS]], nodes: &mut Lanes<u16>, out: &mut [u8], length: usize) {
     for (run, back) in back.chunks(RUN).enumerate().rev() {
         let mut symbols = [[0; LANES]; RUN];
         for (words, symbols) in back.iter().zip(&mut symbols).rev() {
@@ -341,17 +324,17 @@ fn trace_back<const BITS: u32>(
             for (l, shifted) in shifted.iter_mut().enumerate() {
                 let node = nodes.0[l];
                 // Looking a word up would take longer than to choose it of all, as whole vectors do.
-                let place = node / in_word;
+                let place = node / PER_WORD as u16;
                 let [one, two, four] =
                     [place, place >> 1, place >> 2].map(|bit| (bit & 1).wrapping_neg());
                 let pick = |yes: u16, first: u16, second: u16| first ^ (first ^ second) & yes;
                 let low = pick(two, pick(one, a.0[l], b.0[l]), pick(one, c.0[l], d.0[l]));
                 let high = pick(two, pick(one, e.0[l], f.0[l]), pick(one, g.0[l], h.0[l]));
                 let word = pick(four, low, high);
-                let which = word >> (bits * (node % in_word)) & ((1 << BITS) - 1);
-                let state = which << (STATE_BITS - BITS) | node;
-                *shifted = state as u8 & ((1 << BITS) - 1);
-                before.0[l] = state >> BITS;
+                let which = word >> (node % PER_WORD as u16) & 1;
+                let state = which << (STATE_BITS - 1) | node;
+                *shifted = state as u8 & 1;
+                before.0[l] = state >> 1;
             }
             (*nodes, *symbols) = (before, shifted);
         }

@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 use crate::codec::trellis;
 use crate::frame;
 use crate::kernel::entropy::log2_of;
-use crate::kernel::trellis::{NOISE, RATES};
+use crate::kernel::trellis::{N_RATES, NOISE};
 
 /// Entropy of a Gaussian of unit deviation, in bits: `log2(sqrt(2 pi e))`.
 const GAUSSIAN_BITS: f64 = 2.047_095_585_180_641;
@@ -135,7 +135,7 @@ impl Ord for Step {
 fn step(matrices: &[&[TileNeeds]], matrix: usize, rate: usize) -> Option<Step> {
     let tiles = matrices[matrix];
     let residual: f64 = tiles.iter().map(|t| t.residual).sum();
-    if rate >= RATES.len() || residual == 0.0 {
+    if rate >= N_RATES || residual == 0.0 {
         return None;
     }
     let bytes = |rate| matrix_bytes(tiles, RowRates::uniform(rate));
@@ -233,7 +233,7 @@ mod tests {
         let matrices: Vec<_> = matrices.iter().map(|m| &m[..]).collect();
         for budget in [1200, 3000, 9000, 20000] {
             let best = allocate(&matrices, budget).unwrap();
-            let n = RATES.len();
+            let n = N_RATES;
             for all in 0..n * n * n {
                 let rates = [all % n, all / n % n, all / n / n].map(RowRates::uniform);
                 if spent(&matrices, &rates) <= budget {

@@ -1,8 +1,8 @@
 //! `auto`, this program's own method: an asked size, and the best quality for it.
 //!
 //! 1. **Directions.** Fine-tuning moves a matrix mostly along a few directions. The leading ones of
-//!    every tile are peeled off, quantised with one step for the whole model, as long as they take
-//!    more error away than their bytes would elsewhere.
+//!    every tile are peeled off, quantised as coarsely as the noise allows, as long as they take more
+//!    bits off the path than they need.
 //! 2. **Path.** What is left gets random signs and is coded as a path through a trellis of Gaussian
 //!    codewords, near the limit of rate and distortion at every rate from 1/32 of a bit to four (codec
 //!    7). What the code adds looks like noise, different in every row.
@@ -32,14 +32,7 @@ use crate::method::{
 use crate::survey::TileStats;
 
 /// Bits an entry on the mean that may be asked for.
-pub(crate) const BITS: std::ops::RangeInclusive<f64> = 0.03..=4.2;
-/// The step that directions are quantised with, in roots of the noise level. A uniform quantiser of
-/// that step adds a twelfth of its square; at the level itself that would be the root of 12.
-const STEP: f64 = 6.0;
-/// Bits a code of a direction is reckoned to take when it is weighed whether it pays.
-const DIRECTION_BITS: f64 = 2.0;
-/// ln 4: how fast error falls with a bit.
-const LN_4: f64 = 1.386_294_361_119_890_6;
+pub(crate) const BITS: std::ops::RangeInclusive<f64> = 0.03..=5.0;
 /// Name of the noise level among what was measured.
 pub(crate) const NOISE_LEVEL: &str = "noise-level";
 /// Most directions of a tile.
@@ -141,7 +134,7 @@ impl Auto {
     pub(crate) fn validate(&self) -> Result<()> {
         match self.size {
             Size::Bits(bits) if !BITS.contains(&bits) => {
-                Err(out_of_range("bits", bits, "0.03 to 4.2"))
+                Err(out_of_range("bits", bits, "0.03 to 5"))
             }
             Size::Ratio(ratio) if !(ratio > 1.0 && ratio.is_finite()) => {
                 Err(out_of_range("ratio", ratio, "a number above 1"))
@@ -182,24 +175,19 @@ impl Auto {
         }
     }
 
-    /// The directions of a tile that are worth their bytes. One of singular value s takes s^2 N from
-    /// the error, where N = level / variance, and two codes' bits for every row and column; spent on
-    /// the path, a bit takes (variance + level) N ln 4.
+    /// Which directions of a tile are taken off, if its delta has this energy.
+    ///
+    /// A code's rounding error and its bits are in balance at a step of `sqrt(12 (V + D))`, if what the
+    /// directions leave has the variance V. That is known only afterwards; of a tile that has any, it lies
+    /// between the noise level D and the delta's own variance, and their geometric mean is taken.
     fn directions(&self, energy: f64, n_rows: usize, n_cols: usize) -> Option<Directions> {
         let level = self.settled.as_ref()?.level;
         if level <= 0.0 || energy <= 0.0 {
             return None;
         }
         let variance = energy / (n_rows * n_cols) as f64;
-        let bits = DIRECTION_BITS * (n_rows + n_cols) as f64;
-        let longest = n_rows.max(n_cols) as f64;
-        let floor = (LN_4 * (variance + level) * bits / longest).sqrt() as f32;
-        let step = (STEP * level.sqrt()) as f32;
-        (step.is_normal() && floor.is_finite()).then_some(Directions {
-            step,
-            floor,
-            max_rank: MAX_RANK,
-        })
+        let step = (12.0 * (level * (variance + level)).sqrt()).sqrt() as f32;
+        step.is_normal().then_some(Directions { step, level, max_rank: MAX_RANK })
     }
 }
 
@@ -343,7 +331,7 @@ mod tests {
         for bad in [
             Size::Bits(0.0),
             Size::Bits(f64::NAN),
-            Size::Bits(5.0),
+            Size::Bits(5.5),
             Size::Ratio(1.0),
             Size::Ratio(f64::INFINITY),
             Size::Bytes(0),
@@ -356,19 +344,16 @@ mod tests {
     }
 
     #[test]
-    fn directions_must_be_worth_their_bytes() {
-        let settled = |level| Settled { bits: 1.0, level, rates: None };
-        let floor = |level: f64, (n_rows, n_cols): (usize, usize)| {
-            let auto = Auto { settled: Some(settled(level)), ..Auto::default() };
-            let energy = (n_rows * n_cols) as f64;
-            f64::from(auto.directions(energy, n_rows, n_cols).unwrap().floor)
+    fn steps_of_directions_follow_noise_and_variance() {
+        let step = |level: f64, energy: f64| {
+            let settled = Some(Settled { bits: 1.0, level, rates: None });
+            Auto { settled, ..Auto::default() }.directions(energy, 16, 8).map(|d| d.step)
         };
-        // At one bit of unit variance the level is a third. Four bits a row and column, 2 x 256 of these
-        // over 256.
-        assert!((floor(1.0 / 3.0, (256, 256)).powi(2) - LN_4 * 4.0 / 3.0 * 4.0).abs() < 1e-4);
-        // Coarser, a direction has to be stronger; a flat tile has fewer rows to pay for.
-        assert!(floor(10.0, (256, 256)) > 2.0 * floor(0.1, (256, 256)));
-        assert!(floor(1.0, (16, 4096)) < floor(1.0, (256, 256)));
+        // Level 1 and variance 3: the mean of 1 and 4.
+        assert_eq!(step(1.0, 384.0), Some(24f32.sqrt()));
+        // Both a hundred times as much, and a hundredth.
+        assert!((step(100.0, 38400.0).unwrap() / 240f32.sqrt() / 10f32.sqrt() - 1.0).abs() < 1e-6);
+        assert_eq!([step(0.0, 1.0), step(1.0, 0.0), step(1e-300, 1e-300)], [None; 3]);
         assert_eq!(Auto::default().directions(1.0, 2, 2), None);
     }
 

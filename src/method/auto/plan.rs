@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernel::trellis::RATES;
+use crate::kernel::trellis::{BITS, N_RATES};
 use crate::method::auto::allocate::RowRates;
 
 /// An allocation of rates, as `plan` writes it and `--plan` takes it.
@@ -27,7 +27,8 @@ pub struct MatrixRate {
     /// Its number in a stack of matrices.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub matrix: u64,
-    /// Bits an entry: 1/32, 1/16, 1/8, 1/4, 1/2, 3/4, 1, 3/2, 2, 3 or 4.
+    /// Bits an entry: 1/32, 1/16, 1/8, 1/4, 1/2, or 0.80 to 5.05 in steps of a quarter; the nearest one is
+    /// taken for any other number between.
     pub rate: String,
     /// If not all rows have this rate, how many from the top do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,13 +57,12 @@ impl MatrixRate {
 
     pub(crate) fn rates(&self) -> Result<RowRates> {
         let of = |text: &str| {
-            let found = (0..RATES.len()).find(|code| name(*code) == text.trim());
-            found.ok_or_else(|| {
-                let all: Vec<_> = (0..RATES.len()).map(name).collect();
+            nearest(text).ok_or_else(|| {
                 Error::invalid_argument(format!(
-                    "plan: tensor {}: rate `{text}` is none of {}",
+                    "plan: tensor {}: rate `{text}` is no number of bits from {} to {}",
                     self.tensor,
-                    all.join(", ")
+                    name(0),
+                    name(N_RATES - 1)
                 ))
             })
         };
@@ -80,10 +80,25 @@ impl MatrixRate {
 
 /// A rate as people write it.
 pub(crate) fn name(code: usize) -> String {
-    match RATES[code] {
-        (bits, 1) => bits.to_string(),
-        (bits, width) => format!("{bits}/{width}"),
-    }
+    // All below one bit are fractions of a power of two, or nearly a number of two digits.
+    let bits = BITS[code];
+    let of_one = bits.recip();
+    if of_one.fract() == 0.0 { format!("1/{of_one}") } else { format!("{bits:.2}") }
+}
+
+/// The rate nearest to what people write: a fraction or a decimal number.
+fn nearest(text: &str) -> Option<usize> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let bits = match text.split_once('/') {
+        Some((above, below)) => number(above)? / number(below)?,
+        None => number(text)?,
+    };
+    let distance = |code: &usize| (BITS[*code] - bits).abs();
+    // Names are rounded.
+    (BITS[0]..BITS[N_RATES - 1] + 0.005)
+        .contains(&bits)
+        .then(|| (0..N_RATES).min_by(|a, b| distance(a).total_cmp(&distance(b))))
+        .flatten()
 }
 
 #[cfg(test)]
@@ -92,14 +107,23 @@ mod tests {
 
     #[test]
     fn rates_come_back_from_their_names() {
-        for code in 0..RATES.len() {
+        for code in 0..N_RATES {
             let rates = RowRates::uniform(code);
             assert_eq!(MatrixRate::new("t", 3, rates).rates().unwrap(), rates);
         }
         let rates = RowRates { first: 6, second: 5, n_first: 12 };
         let plan = MatrixRate::new("t", 0, rates);
-        assert_eq!((plan.rate.as_str(), plan.rest.as_deref()), ("1", Some("3/4")));
+        assert_eq!((plan.rate.as_str(), plan.rest.as_deref()), ("1.05", Some("0.80")));
         assert_eq!(plan.rates().unwrap(), rates);
+    }
+
+    #[test]
+    fn any_number_between_becomes_the_nearest_rate() {
+        for (text, rate) in
+            [("1/32", 0), (" 0.5", 4), ("1", 6), ("3/2", 8), ("5.05", 22), ("0.04", 0)]
+        {
+            assert_eq!(nearest(text), Some(rate), "{text}");
+        }
     }
 
     #[test]
@@ -109,8 +133,14 @@ mod tests {
             let tensor = "a.weight".to_owned();
             MatrixRate { tensor, matrix: 0, rate: rate.to_owned(), rows, rest }.rates()
         };
-        for found in [bad("0.5", None, None), bad("1", Some(3), None), bad("1", Some(1), Some("5"))]
-        {
+        for found in [
+            bad("0.03", None, None),
+            bad("x", None, None),
+            bad("1/0", None, None),
+            bad("NaN", None, None),
+            bad("1", Some(3), None),
+            bad("1", Some(1), Some("6")),
+        ] {
             assert!(found.unwrap_err().to_string().contains("a.weight"));
         }
     }

@@ -1,0 +1,175 @@
+//! Lattices: rates from 3/4 of a bit up, by trellis-coded quantisation with entropy coding (Fischer and
+//! Wang, "Entropy-constrained trellis-coded quantization", 1992).
+//!
+//! Values are whole numbers of steps. A state allows those of one class modulo 4, its subset; so the
+//! node before, which is all that a reader knows, allows the even or the odd ones, and the number says
+//! by its class which bit was shifted in. Even and odd numbers have a table of frequencies each: those
+//! of a normal distribution as wide as the rate makes it, so that nothing is stored of them.
+
+use std::sync::OnceLock;
+
+use super::book::N_STATES;
+use super::search::place;
+use crate::kernel::normal::{RATIOS, Table, fold, unfold};
+use crate::kernel::rans;
+
+/// Classes of numbers modulo 4.
+pub(super) const N_SUBSETS: usize = 4;
+/// A step, in the units that values are searched for in: four steps fill sixteen bits.
+pub(super) const UNIT: i16 = 1 << 14;
+/// Masks of the bits of a subset's number, by the parity of the state's bits under them: Ungerboeck's
+/// code of 128 states (1982, table I: 235 and 126, octal). A subset shares its lower bit with all that
+/// follow the same node.
+const MASKS: [u8; 2] = [0o235, 0o126];
+/// Mean squared error of the search, in squared steps: what the output's power exceeds the input's by.
+const ERROR: f64 = 0.247;
+/// The number of the deviation, as in [`normal`](crate::kernel::normal), of the lowest rate; each rate has
+/// the next.
+const FIRST_DEVIATION: usize = 3;
+/// The greatest magnitude of a number by rate: twelve deviations of the output where i8 has room.
+const GREATEST: [u8; 18] =
+    [10, 12, 14, 16, 20, 24, 28, 33, 40, 48, 57, 67, 80, 96, 114, 127, 127, 127];
+/// Number of rates.
+pub(super) const N_RATES: usize = GREATEST.len();
+
+/// The lattice of one rate.
+#[derive(Debug)]
+pub struct Lattice {
+    rate: usize,
+    /// What a value of unit power is multiplied by to be searched for.
+    pub(super) scale: f32,
+    /// Values are searched for between this and its opposite, times `scale`.
+    pub(super) bound: f32,
+    /// The subset of each state.
+    pub(super) subsets: [u8; N_STATES],
+    /// What a step stands for: the output has unit power.
+    pub(super) step: f32,
+}
+
+/// The deviation of a rate's output in double steps, `2^((w - 8) / 4)`, and its reciprocal.
+fn deviation(rate: usize) -> (f64, f64) {
+    const ROOTS: [f64; 4] =
+        [1.0, 1.189_207_115_002_721, std::f64::consts::SQRT_2, 1.681_792_830_507_429];
+    let w = rate + FIRST_DEVIATION;
+    let (whole, part) = (f64::from(1u32 << (w / 4)) / 4.0, w % 4);
+    // The last root is 2, of which there is none in the table.
+    let reciprocal = match part {
+        0 => whole.recip(),
+        part => ROOTS[4 - part] / (2.0 * whole),
+    };
+    (whole * ROOTS[part], reciprocal)
+}
+
+impl Lattice {
+    pub(super) fn new(rate: usize) -> Self {
+        let (deviation, reciprocal) = deviation(rate);
+        let input_rms = (4.0 * deviation * deviation - ERROR).sqrt();
+        let parity = |state: usize, mask: u8| (state as u8 & mask).count_ones() as u8 % 2;
+        Self {
+            rate,
+            scale: (input_rms * f64::from(UNIT)) as f32,
+            bound: f32::from(GREATEST[rate] - 2) * f32::from(UNIT),
+            subsets: std::array::from_fn(|s| 2 * parity(s, MASKS[0]) + parity(s, MASKS[1])),
+            step: (reciprocal / 2.0) as f32,
+        }
+    }
+
+    /// Replaces the bits of a path from state `start` on by its numbers, which are bytes of i8.
+    #[inline(always)]
+    pub(super) fn points(&self, values: &[f32], start: u8, symbols: &mut [u8]) {
+        let mut state = start;
+        for (symbol, value) in symbols.iter_mut().zip(values) {
+            state = state << 1 | *symbol;
+            let subset = i32::from(self.subsets[usize::from(state)]);
+            let place = place(*value, self.scale, self.bound);
+            let beyond = place - subset * i32::from(UNIT) + (1 << 15);
+            *symbol = (subset + 4 * (beyond >> 16)) as i8 as u8;
+        }
+    }
+
+    /// Tables of the even and the odd numbers.
+    fn tables(&self) -> &'static [Table; 2] {
+        static TABLES: [OnceLock<Box<[Table; 2]>>; N_RATES] = [const { OnceLock::new() }; N_RATES];
+        TABLES[self.rate].get_or_init(|| {
+            let greatest = i32::from(GREATEST[self.rate]);
+            let ratio = RATIOS[self.rate + FIRST_DEVIATION];
+            Box::new([0, 1].map(|odd| Table::from_counts(&counts(odd, greatest, ratio))))
+        })
+    }
+
+    /// Appends the numbers of a path, entropy coded.
+    pub(super) fn write(&self, points: &[u8], out: &mut Vec<u8>) {
+        let tables = self.tables();
+        let mut encoder = rans::Encoder::new(points.len());
+        for point in points.iter().rev() {
+            let point = *point as i8;
+            let table = &tables[usize::from(point as u8 & 1)];
+            encoder.put(table.coder(fold(point >> 1)));
+        }
+        encoder.finish(out);
+    }
+
+    /// Fills `points` with the `n` numbers of a path; false if `bytes` are not exactly those of one.
+    pub(super) fn read(&self, bytes: &[u8], n: usize, points: &mut Vec<u8>) -> bool {
+        points.clear();
+        if n == 0 {
+            return bytes.is_empty();
+        }
+        let [even, odd] = self.tables();
+        let Some(mut decoder) = rans::Decoder::new(bytes) else { return false };
+        let next = self.successors();
+        // Twice the node, plus 1 where it is followed by odd numbers.
+        let mut node = 0u8;
+        points.resize(n, 0);
+        for (i, point) in points.iter_mut().enumerate() {
+            let is_odd = node & 1;
+            let table = if is_odd == 1 { odd } else { even };
+            let Some(byte) = decoder.take(i % rans::LANES, table.slots()) else { return false };
+            let half = unfold(byte);
+            *point = (half as u8) << 1 | is_odd;
+            node = next[usize::from(node >> 1) << 1 | usize::from(half as u8 & 1)];
+        }
+        decoder.is_at_end()
+    }
+
+    /// For each node and the upper bit of the subset that follows it twice the next node, plus 1 if odd
+    /// numbers follow that.
+    fn successors(&self) -> [u8; N_STATES] {
+        std::array::from_fn(|i| {
+            let (node, upper) = (i / 2, (i % 2) as u8);
+            let state = 2 * node + usize::from(self.subsets[2 * node] >> 1 != upper);
+            let after = 2 * (state % (N_STATES / 2));
+            after as u8 | self.subsets[after] & 1
+        })
+    }
+
+    /// Fills `out` with the values of a path from number `first` on.
+    pub(super) fn values(&self, points: &[u8], first: usize, out: &mut [f32]) {
+        let points = points.get(first..).unwrap_or_default();
+        for (value, point) in out.iter_mut().zip(points) {
+            *value = f32::from(*point as i8) * self.step;
+        }
+    }
+}
+
+/// How often the half of each even number occurs, or that of the even number below each odd one, for the
+/// bytes they are coded as: `ratio^(m^2)` or `ratio^(m (m + 1))` in units of 2^-24, rounded down, plus 1.
+fn counts(odd: i32, greatest: i32, ratio: f64) -> [u32; 256] {
+    // From one square, or product, to the next; only products, so the same on every machine.
+    let (mut weight, mut weights) = (1.0, [0.0; 64]);
+    let mut factor = if odd == 1 { ratio * ratio } else { ratio };
+    for w in &mut weights {
+        *w = weight;
+        weight *= factor;
+        factor *= ratio * ratio;
+    }
+    std::array::from_fn(|byte| {
+        let half = i32::from(unfold(byte as u8));
+        let number = 2 * half + odd;
+        let magnitude = (number.abs() / 2) as usize;
+        match weights.get(magnitude) {
+            Some(weight) if number.abs() <= greatest => (weight * f64::from(1 << 24)) as u32 + 1,
+            _ => 0,
+        }
+    })
+}
