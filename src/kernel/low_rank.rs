@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::{jacobi, random};
+use crate::kernel::{jacobi, quantise, random};
 
 /// Directions that are found together.
 const BLOCK: usize = 8;
@@ -58,7 +58,8 @@ pub fn peel(
     mut pays: impl FnMut(f64) -> bool,
 ) -> Factors {
     let mut factors = Factors::default();
-    let peak = values.iter().fold(0.0f32, |peak, x| if x.abs() > peak { x.abs() } else { peak });
+    let (least, most) = quantise::min_max(values);
+    let peak = most.max(-least);
     if n_cols == 0 || peak == 0.0 || peak > PEAK {
         return factors;
     }

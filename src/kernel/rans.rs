@@ -343,6 +343,48 @@ impl<'a> Decoder<'a> {
         Some(symbol)
     }
 
+    /// Fills `out` from the start of the stream, each symbol with one of two tables: the first with the
+    /// first one. `then` is given which table it was, 0 or 1, and the symbol; it returns what is kept of
+    /// them and the table of the next. False if words run out.
+    #[inline(always)]
+    pub(super) fn run(
+        &mut self,
+        tables: [&Slots; 2],
+        out: &mut [u8],
+        mut then: impl FnMut(u8, u8) -> (u8, u8),
+    ) -> bool {
+        let (mut which, mut states, mut words) = (0, self.states, self.words);
+        let (groups, rest) = out.as_chunks_mut::<LANES>();
+        let mut groups = groups.iter_mut();
+        // Words for a whole group are there, or nearly the end is.
+        while let Some(window) = words.first_chunk::<LANES>() {
+            let Some(group) = groups.next() else { break };
+            let mut used = 0;
+            for (state, out) in states.iter_mut().zip(group) {
+                // Both symbols are looked up before it is known which it is.
+                let slot = *state & (SCALE - 1);
+                let both = tables.map(|table| table.symbols[slot as usize]);
+                let symbol = both[usize::from(which & 1)];
+                let span = tables[usize::from(which & 1)].spans[usize::from(symbol)];
+                let low = (span & 0xffff) * (*state >> SCALE_BITS) + slot - (span >> 16);
+                let word = u32::from(u16::from_le_bytes(window[used % LANES]));
+                let is_low = low < LOWEST;
+                *state = if is_low { low << 16 | word } else { low };
+                used += usize::from(is_low);
+                (*out, which) = then(which, symbol);
+            }
+            words = &words[used..];
+        }
+        (self.states, self.words) = (states, words);
+        let left = groups.into_slice().as_flattened_mut().iter_mut().chain(rest);
+        for (i, out) in left.enumerate() {
+            let table = tables[usize::from(which & 1)];
+            let Some(symbol) = self.take(i % LANES, table) else { return false };
+            (*out, which) = then(which, symbol);
+        }
+        true
+    }
+
     /// Whether the stream ends after the symbols that were taken.
     pub(super) fn is_at_end(&self) -> bool {
         self.words.is_empty() && self.states == [LOWEST; LANES]

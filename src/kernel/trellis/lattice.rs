@@ -115,32 +115,18 @@ impl Lattice {
         if n == 0 {
             return bytes.is_empty();
         }
-        let [even, odd] = self.tables();
         let Some(mut decoder) = rans::Decoder::new(bytes) else { return false };
-        let next = self.successors();
-        // Twice the node, plus 1 where it is followed by odd numbers.
-        let mut node = 0u8;
+        let [even, odd] = self.tables();
         points.resize(n, 0);
-        for (i, point) in points.iter_mut().enumerate() {
-            let is_odd = node & 1;
-            let table = if is_odd == 1 { odd } else { even };
-            let Some(byte) = decoder.take(i % rans::LANES, table.slots()) else { return false };
-            let half = unfold(byte);
-            *point = (half as u8) << 1 | is_odd;
-            node = next[usize::from(node >> 1) << 1 | usize::from(half as u8 & 1)];
-        }
-        decoder.is_at_end()
-    }
-
-    /// For each node and the upper bit of the subset that follows it twice the next node, plus 1 if odd
-    /// numbers follow that.
-    fn successors(&self) -> [u8; N_STATES] {
-        std::array::from_fn(|i| {
-            let (node, upper) = (i / 2, (i % 2) as u8);
-            let state = 2 * node + usize::from(self.subsets[2 * node] >> 1 != upper);
-            let after = 2 * (state % (N_STATES / 2));
-            after as u8 | self.subsets[after] & 1
-        })
+        // What the past says about the classes to come: the lowest bit about the next one.
+        let mut check = 0;
+        let is_whole = decoder.run([even.slots(), odd.slots()], points, |is_odd, byte| {
+            let half = unfold(byte) as u8;
+            let upper = half & 1;
+            check = check >> 1 ^ (is_odd * (MASKS[0] >> 1)) ^ (upper * (MASKS[1] >> 1));
+            (half << 1 | is_odd, check & 1)
+        });
+        is_whole && decoder.is_at_end()
     }
 
     /// Fills `out` with the values of a path from number `first` on.
