@@ -8,9 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use delta_stream::{
-    BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind,
-    GroupIndex, Method, Resources, RestoreOptions, SignScale, Silent, TraceOf, TraceReference,
-    UltraDelta,
+    Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind,
+    GroupIndex, MatrixRate, Method, RatePlan, Resources, RestoreOptions, SignScale, Silent,
+    TraceOf, TraceReference, UltraDelta,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -70,6 +70,25 @@ fn v1_pair() -> (Files, Files) {
     (side(false), ft)
 }
 
+/// Base and fine-tune of the version 1 archive of trellis paths: one matrix moves along a direction, too;
+/// never edited.
+fn v1_pair_with_a_direction() -> (Files, Files) {
+    let side = |moved: bool| {
+        let mut values = v1_values(7, 96 * 64, moved);
+        for (i, value) in values.iter_mut().enumerate().filter(|_| moved) {
+            let (row, column) = ((i / 64) as i32, (i % 64) as i32);
+            *value += ((row * 7 % 11 - 5) * (column * 5 % 13 - 6)) as f32 / 4096.0;
+        }
+        let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        one_shard(&[
+            tensor("layers.0.a.weight", "F32", &[96, 64], bytes),
+            v1_tensor("layers.0.b.weight", "BF16", &[33, 47], 8, moved),
+            v1_tensor("norm.weight", "F32", &[40], 9, moved),
+        ])
+    };
+    (side(false), side(true))
+}
+
 fn hash(files: &Files) -> u128 {
     let mut hash = Xxh3::new();
     for (name, bytes) in files {
@@ -85,10 +104,19 @@ fn check(name: &str, method: Method, wanted: u128) -> Outcome {
 }
 
 fn check_with(name: &str, options: CompressOptions, wanted: u128) -> Outcome {
+    check_pair(name, "base.safetensors", v1_pair(), options, wanted)
+}
+
+fn check_pair(
+    name: &str,
+    base_name: &str,
+    (base, ft): (Files, Files),
+    options: CompressOptions,
+    wanted: u128,
+) -> Outcome {
     let lossless = options.method == Method::Lossless;
-    let (base, ft) = v1_pair();
     let archive = data("v1").join(name);
-    let base_file = data("v1").join("base.safetensors");
+    let base_file = data("v1").join(base_name);
     let place = Place::new(&base, &ft)?;
     if !archive.exists() {
         fs::create_dir_all(data("v1"))?;
@@ -182,6 +210,25 @@ fn v1_a_shifted_base() -> Outcome {
     check_with("bitdelta_shifted.delta.zst", options, HASH_SHIFTED)
 }
 
+#[test]
+fn v1_trellis_paths_of_both_kinds_and_directions() -> Outcome {
+    let mut plan = RatePlan::default();
+    plan.noise_level = 1e-8;
+    for (tensor, rate, rows) in
+        [("layers.0.a.weight", "2", Some(70)), ("layers.0.b.weight", "1", None)]
+    {
+        let mut matrix = MatrixRate::default();
+        (matrix.tensor, matrix.rate) = (tensor.into(), rate.into());
+        (matrix.rows, matrix.rest) = (rows, rows.map(|_| "1/4".into()));
+        plan.matrices.push(matrix);
+    }
+    let method = Method::Auto(Auto::default().with_plan(Some(plan)));
+    let (name, base_name) = ("trellis.delta.zst", "base_trellis.safetensors");
+    let pair = v1_pair_with_a_direction();
+    check_pair(name, base_name, pair, CompressOptions::new(method), HASH_TRELLIS)
+}
+
+const HASH_TRELLIS: u128 = 0x5ec8_8acd_fc61_4908_43c9_253e_425d_3662;
 const HASH_ULTRADELTA: u128 = 0x3949_53d8_7f29_e593_d578_3bb8_5d12_854e;
 const HASH_SHIFTED: u128 = 0xb614_8bd3_bcad_9902_b233_766a_ce97_7bb1;
 const HASH_BITDELTA_3: u128 = 0xb98e_68c0_db70_4ddd_7200_9bff_3b73_8136;
