@@ -15,11 +15,14 @@ import dare
 import dbms
 import delta_dct
 import deltadq
+import generator
 import masks
+import trellis
 import ultradelta
 import vectors
 
 SIDE, FOLDER = 1024, Path(__file__).parent / "vectors"
+KEYS = [0x76D0B952DBE83D41, 0x50E47A3C4C13682C]
 
 
 def draws():
@@ -216,6 +219,56 @@ def test_dbms(gaussian, hetero):
             for one in (tuned, dbms.dbms(inner, lam=1), dbms.dbms(inner, lam=0), inner)
         ]
         assert errors == sorted(errors), errors
+
+
+def test_generator():
+    words = generator.draws(0, 0, 8).astype("<u2").view("<u4")
+    assert [f"{word:08x}" for word in words] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]  # Random123's own
+    keys = [generator.key(name, seed) for name, seed in (("layers.0.a.weight", 3), ("ab" * 50, 2**63))]
+    assert keys == KEYS, keys  # as the package xxhash gives them
+    assert 0.45 < np.mean([generator.signs(keys[0], row, 100) for row in range(64)]) < 0.55
+
+
+def test_trellis_tables():
+    near(trellis.RATIOS, [math.exp(-0.5 / 2 ** ((w - 8) / 2)) for w in range(32)], 4e-15)
+    states = np.arange(128)
+    assert (np.bincount(trellis.CLASS) == 64).all()
+    assert (trellis.CLASS[2 * states] ^ trellis.CLASS[2 * states + 1] == 2).all()
+    for rate in range(5):
+        book = trellis.codewords(rate).astype("f8")
+        assert abs(book.sum()) < 1e-9
+        near((book**2).mean(), 1, 0.06)
+    tables = [trellis.code_table(w) for w in range(32)]
+    for rate in range(5, 23):
+        tables += (trellis.number_table(rate, b) for b in (0, 1))
+    assert all(sum(table) == 2**14 and min(table) >= 0 for table in tables)
+
+
+def noise(x, c):
+    """What is left of <x, x> once c is scaled to be unbiased."""
+    return x @ x * (c @ c) / (x @ c) ** 2 - 1
+
+
+def test_trellis_noise():
+    random = np.random.default_rng(5)
+
+    def unit(count):
+        x = random.standard_normal(count)
+        return x / math.sqrt(x @ x / count)
+
+    for rate, want in ((0, 25.7), (2, 5.93), (4, 1.132)):
+        v = trellis.ENTRIES[rate]
+        x = unit(2048 * v)
+        states = trellis.search_words(x / math.sqrt(1 - 4 ** (-1 / v)), rate)
+        path = trellis.Reader(np.packbits(states % 2 == 1).tobytes())
+        values = trellis.path_values(path, rate, len(x)).astype("f8")
+        assert (values == trellis.codewords(rate)[states].ravel()).all()
+        near(noise(x, values), want, 0.08)
+    for rate, want, bits in ((6, 0.3305, 1.047), (10, 0.0665, 2.045), (14, 0.0158, 3.047)):
+        x, deviation = unit(8192), 2 ** ((rate - 10) / 4)
+        numbers, spent = trellis.search_numbers(x * math.sqrt(4 * deviation**2 - 0.247), rate)
+        near(noise(x, numbers.astype("f8")), want, 0.08)
+        near(spent / len(x), bits, 0.02)
 
 
 def test_ratio_formulas():
