@@ -9,7 +9,7 @@ use delta_stream::{
 };
 use serde_json::Value;
 
-use crate::made::{Outcome, Place, encode, one_shard, tensor, tensors};
+use crate::made::{Files, Outcome, Place, encode, one_shard, tensor, tensors};
 
 const NAME: &str = "layers.0.a.weight";
 
@@ -239,6 +239,29 @@ fn dbms() -> Outcome {
         }
         let error = number(&case["noise_squares"])? / number(&case["delta_squares"])?;
         assert!((lost / error - 1.0).abs() < 1e-3, "lambda {lambda}: error {lost}, not {error}");
+    }
+    Ok(())
+}
+
+fn bytes(value: &Value) -> Outcome<Vec<u8>> {
+    let digits = value.as_str().ok_or("no hex")?.as_bytes();
+    digits.chunks(2).map(|pair| Ok(u8::from_str_radix(str::from_utf8(pair)?, 16)?)).collect()
+}
+
+/// Archives of this program; all rates, rows without a delta, directions.
+#[test]
+fn trellis_tiles_decode_as_the_model_says() -> Outcome {
+    for case in cases("trellis")? {
+        let name = case["name"].as_str().ok_or("no name")?;
+        let shape: Vec<u64> = numbers(&case["shape"]).iter().map(|n| *n as u64).collect();
+        let (columns, rows) = shape.split_last().ok_or("no shape")?;
+        let (m, n) = (rows.iter().product::<u64>() as usize, *columns as usize);
+        let (base, _) = pair(number(&case["seed"])? as u64, m, n);
+        let base = one_shard(&[tensor(name, "F32", &shape, encode("F32", &base))]);
+        let place = Place::new(&base, &Files::new())?;
+        fs::write(&place.archive, bytes(&case["archive"])?)?;
+        let restored = tensors(&place.restore(&RestoreOptions::default())?)?;
+        assert!(restored[name].2 == bytes(&case["restored"])?, "{name} differs");
     }
     Ok(())
 }

@@ -10,23 +10,33 @@ Inputs come from an integer generator, so that another language needs no file fo
 
 Base, delta and fine-tune are all exact in f32. A random mask is handed over as hex of its bits, row-major and
 most significant bit first, not drawn anew. Floats are printed with the digits that identify them, f16 as bits.
+
+The model of `trellis` only decodes, so its archives, of the same bases, are the program's own. They are taken over
+from the file there is, and made anew if DELTA_STREAM names the program's file.
 """
 import json
+import os
+import struct
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 import bitdelta
+import checkpoints
 import codec
 import dare
 import dbms
 import delta_dct
 import deltadq
+import generator
 import masks
+import trellis
 import ultradelta
 
-FIRST = 64
+FIRST, FOLDER = 64, Path(__file__).parent / "vectors"
 
 
 def draws(seed, count):
@@ -162,9 +172,74 @@ def dbms_cases():
         } | result(wrapped.decode(enc)["w"], delta)
 
 
+def tiles(archive):
+    """The tiles' payloads, in order: frames of FORMAT.md section 3 one after another, up to the first footer.
+
+    A payload that does not get smaller is one raw block of its zstd frame, and those of a trellis do not.
+    """
+    at = 54
+    while archive[at + 8 : at + 14] != b"DSFOOT":
+        kind, raw, stored = archive[at + 12], *struct.unpack_from("<II", archive, at + 28)
+        at += 48 + stored
+        if kind == 1:
+            assert int.from_bytes(archive[at - raw - 3 : at - raw], "little") == raw * 8 + 1, "no raw block"
+            yield archive[at - raw : at]
+
+
+def archive_of(program, seed, name, base, fine, rates):
+    """What the program stores of one tensor with these rates, one or more a matrix."""
+    with tempfile.TemporaryDirectory() as folder:
+        for side, values in (("base", base), ("ft", fine)):
+            (Path(folder) / side).mkdir()
+            checkpoints.save({name: checkpoints.Tensor("F32", values)}, Path(folder) / side / "model.safetensors")
+        matrices = [{"tensor": name, "matrix": i} | each for i, each in enumerate(rates)]
+        plan = {"method": "auto", "plan": {"noise_level": 1e-7, "matrices": matrices}}
+        (Path(folder) / "plan.json").write_text(json.dumps(plan))
+        words = "compress --shards ft --base base -o a.delta.zst --plan plan.json -q --seed".split()
+        subprocess.run([program, *words, str(seed)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return (Path(folder) / "a.delta.zst").read_bytes()
+
+
+RATES = (
+    *("1/32", "1/16", "1/8", "1/4", "1/2", "0.80", "1.05", "1.30", "1.55", "1.80", "2.04", "2.30"),
+    *("2.55", "2.80", "3.05", "3.30", "3.55", "3.80", "4.05", "4.30", "4.55", "4.80", "5.05"),
+)
+
+
+def trellis_cases():
+    """A stack of matrices of two rates each, all rates in all; a matrix with directions. Row 1 is the base's.
+
+    `restored` is the tensor's bytes.
+    """
+    program = os.environ.get("DELTA_STREAM")
+    stored = [] if program else json.loads((FOLDER / "trellis.json").read_text())["cases"]
+    halves = [{"rate": RATES[i], "rows": 2, "rest": RATES[(i + 12) % 23]} for i in range(12)]
+    i, j = np.mgrid[:16, :20]
+    ridges = sum(np.cos((3 + k) * i + k) * np.cos((2 + k) * j) for k in range(2)) / 512
+    for at, (seed, name, shape, extra, rates) in enumerate((
+        (11, "layers.0.experts.up", (12, 4, 20), 0, halves),
+        (12, "layers.0.a.weight", (1, 16, 20), ridges, [{"rate": "1.55", "rows": 7, "rest": "1/4"}]),
+    )):
+        count, rows, columns = shape
+        base, fine = pair(seed, count * rows, columns)
+        fine = (fine + extra).astype("f4")
+        fine[1] = base[1]
+        shape = shape[count == 1 :]
+        if program:
+            archive = archive_of(os.path.abspath(program), seed, name, base.reshape(shape), fine.reshape(shape), rates)
+        else:
+            archive = bytes.fromhex(stored[at]["archive"])
+        key = generator.key(name, seed)
+        deltas = [trellis.decode(tile, rows, columns, key, part * rows) for part, tile in enumerate(tiles(archive))]
+        assert len(deltas) == count
+        restored = trellis.add(base, np.concatenate(deltas)).astype("<f4").tobytes()
+        yield {"seed": seed, "name": name, "shape": shape, "archive": archive.hex(), "restored": restored.hex()}
+
+
 METHODS = {
     "delta_dct": delta_dct_cases, "bitdelta": bitdelta_cases, "dare": dare_cases,
     "deltadq": deltadq_cases, "ultradelta": ultradelta_cases, "dbms": dbms_cases,
+    "trellis": trellis_cases,
 }
 
 
@@ -183,10 +258,9 @@ def build(method):
 
 
 def main():
-    folder = Path(__file__).parent / "vectors"
-    folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for method in sys.argv[1:] or METHODS:
-        path = folder / f"{method}.json"
+        path = FOLDER / f"{method}.json"
         path.write_text(json.dumps(build(method), separators=(",", ":")).replace('{"seed"', '\n{"seed"') + "\n")
         print(path, path.stat().st_size)
 
