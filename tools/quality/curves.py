@@ -181,7 +181,14 @@ def measure(points, args, pair, ranges):
     scorer = Task(y, fine_tune, rows) if rows else Layers(y.load, base, fine_tune)
     for i, (key, options, seed) in enumerate(sorted(todo, key=lambda t: t[2]), 1):
         with tempfile.TemporaryDirectory() as scratch:
-            report, restored = compress(args.program, base, fine_tune, options, str(seed), Path(scratch))
+            try:
+                report, restored = compress(args.program, base, fine_tune, options, str(seed), Path(scratch))
+            except SystemExit as refusal:
+                # A size that cannot be had is no point of a curve.
+                if "ask for more" not in str(refusal):
+                    raise
+                print(f"{pair} {key}: {refusal}", file=sys.stderr, flush=True)
+                continue
             archive = run_json([args.program, "inspect", Path(scratch) / "a.delta.zst", "--tensors", "--json", "-q"])
             lossy = [t["name"] for t in archive["variants"][0]["tensor_list"] if t["stored_as"] == "lossy"]
             figures = {"bits": report["bits_per_parameter"], **scorer.score(restored, lossy)}
