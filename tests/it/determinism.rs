@@ -4,9 +4,9 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use delta_stream::{
-    BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex,
-    MapChoice, Method, PairShape, Rates, Resources, RestoreOptions, SignScale, Silent, TraceOf,
-    TraceReference, UltraDelta, kernel,
+    Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex,
+    MapChoice, Method, PairShape, Rates, Resources, RestoreOptions, SignScale, Silent, Size,
+    TraceOf, TraceReference, UltraDelta, kernel,
 };
 
 use crate::made::{Files, Outcome, Place, read};
@@ -123,6 +123,14 @@ fn methods_that_draw_or_take_signs() -> Outcome {
     check(&pair()?, &Method::DeltaDq(DeltaDq::default()))?;
     let sparse = DeltaDq::default().with_index(GroupIndex::Csr, 8);
     check(&pair()?, &Method::DeltaDq(sparse))
+}
+
+#[test]
+fn auto_of_codewords_and_of_whole_numbers() -> Outcome {
+    for size in [Size::Bits(0.2), Size::Bits(2.0), Size::Ratio(8.0)] {
+        check(&pair()?, &Method::Auto(Auto::default().with_size(size)))?;
+    }
+    Ok(())
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use delta_stream::{
-    BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, Resources,
-    RestoreOptions, Silent, TraceOf, TraceReference, UltraDelta,
+    Auto, BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, Quality,
+    Resources, RestoreOptions, Silent, Size, TraceOf, TraceReference, UltraDelta,
 };
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
@@ -64,8 +64,8 @@ fn tiny() -> Outcome<Place> {
 type Stored = (Vec<u8>, [Files; 2]);
 
 /// The tiny pair in archives of two variants: one without loss and patches, survivors in runs and one
-/// on a shifted base.
-fn two_variants() -> Outcome<(Place, [Stored; 2])> {
+/// on a shifted base, trellis paths of whole numbers and of codewords.
+fn two_variants() -> Outcome<(Place, [Stored; 3])> {
     let place = tiny()?;
     let options = |name, method| CompressOptions::new(method).with_name(name);
     let dct = Method::DeltaDct(DeltaDct::default().with_patch(8));
@@ -86,7 +86,10 @@ fn two_variants() -> Outcome<(Place, [Stored; 2])> {
     };
     let plain = store(options("a", Method::Lossless), options("b", dct))?;
     let shifted = store(options("a", runs), options("b", signs).with_base_shift(Some(shift)))?;
-    Ok((place, [plain, shifted]))
+    let paths = |quality| Method::Auto(Auto::default().with_size(Size::Quality(quality)));
+    let (high, small) = (paths(Quality::High), paths(Quality::Small));
+    let paths = store(options("a", high), options("b", small))?;
+    Ok((place, [plain, shifted, paths]))
 }
 
 fn restore(place: &Place, name: &str) -> Outcome<Files> {
@@ -257,7 +260,7 @@ fn forged_records() -> Outcome {
 #[test]
 fn forged_shifts() -> Outcome {
     in_own_process("forged_shifts", || {
-        let (place, [_, (archive, wanted)]) = two_variants()?;
+        let (place, [_, (archive, wanted), _]) = two_variants()?;
         // Ids: 0 is the variant a, 1 the vector, 2 the variant b itself.
         let fields = |vector: u32, lambda: f32, eta: f32| {
             [vector, lambda.to_bits(), eta.to_bits()].map(u32::to_le_bytes).concat()

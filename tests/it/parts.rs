@@ -3,8 +3,8 @@
 use std::fs;
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind, GroupIndex, Method, PartBits,
-    Silent, VariantSummary,
+    Auto, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind, GroupIndex, Method,
+    PartBits, Silent, VariantSummary,
 };
 
 use crate::forge::{TILE, frames};
@@ -105,6 +105,7 @@ fn parts_add_up_to_what_is_stored() -> Outcome {
         (Method::DeltaDq(groups.with_index(GroupIndex::InGroup, 1)), true),
         (Method::DeltaDq(groups.with_index(GroupIndex::Csr, 1)), true),
         (Method::DeltaDq(groups.with_index(GroupIndex::Csr, 4)), true),
+        (Method::Auto(Auto::default()), false),
     ] {
         let parts = check(&place, method.clone())?;
         assert_eq!(parts.positions > 0.0, has_positions, "{method:?}: {parts:?}");
