@@ -8,7 +8,7 @@
 
 use std::sync::OnceLock;
 
-use super::book::N_STATES;
+use super::book::{N_STATES, STATE_BITS};
 use super::search::place;
 use crate::kernel::normal::{RATIOS, Table, fold, unfold};
 use crate::kernel::rans;
@@ -77,10 +77,18 @@ impl Lattice {
     /// Replaces the bits of a path from state `start` on by its numbers, which are bytes of i8.
     #[inline(always)]
     pub(super) fn points(&self, values: &[f32], start: u8, symbols: &mut [u8]) {
-        let mut state = start;
-        for (symbol, value) in symbols.iter_mut().zip(values) {
-            state = state << 1 | *symbol;
-            let subset = i32::from(self.subsets[usize::from(state)]);
+        // The bits that the first states have of `start`, then all others: a state is a window of them,
+        // and the parities of many windows are taken side by side.
+        let mut bits: Vec<u8> = (0..STATE_BITS - 1).rev().map(|i| start >> i & 1).collect();
+        bits.extend_from_slice(symbols);
+        let parity = |window: &[u8; STATE_BITS as usize], mask: u8| {
+            let newest_first = window.iter().rev().enumerate();
+            newest_first.fold(0, |parity, (i, bit)| parity ^ bit & mask >> i)
+        };
+        let windows = bits.windows(STATE_BITS as usize);
+        for ((symbol, value), window) in symbols.iter_mut().zip(values).zip(windows) {
+            let Some(window) = window.first_chunk() else { continue };
+            let subset = i32::from(2 * parity(window, MASKS[0]) + parity(window, MASKS[1]));
             let place = place(*value, self.scale, self.bound);
             let beyond = place - subset * i32::from(UNIT) + (1 << 15);
             *symbol = (subset + 4 * (beyond >> 16)) as i8 as u8;
