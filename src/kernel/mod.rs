@@ -72,6 +72,7 @@ pub mod planes;
 pub mod quantise;
 pub mod random;
 pub mod rans;
+mod rans_mixed;
 pub mod rice;
 pub mod select;
 pub mod sparse;

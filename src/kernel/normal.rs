@@ -9,7 +9,8 @@
 use std::sync::OnceLock;
 
 use crate::kernel::entropy::log2_of;
-use crate::kernel::rans::{Coder, Decoder, Encoder, LANES, SCALE, Slots, normalised};
+use crate::kernel::rans::{Coder, LANES, SCALE, Slots, coders, normalised};
+use crate::kernel::rans_mixed::{Decoder, Encoder};
 
 /// Numbers of a deviation: number w stands for 2^((w - 8) / 4), 0.25 to 53.8.
 pub const N_DEVIATIONS: u8 = 32;
@@ -51,8 +52,8 @@ pub(super) const RATIOS: [f64; N_DEVIATIONS as usize] = [
     0.9998273814088031,
 ];
 
-/// What coding with one distribution takes.
-pub(super) struct Table {
+/// What coding with one deviation takes.
+struct Table {
     coders: [Coder; 256],
     slots: Slots,
     /// Bits each symbol takes, by its byte.
@@ -79,30 +80,10 @@ impl Table {
         }
         let weight = |byte: usize| weights[usize::from(unfold(byte as u8).unsigned_abs())];
         // Whatever may occur has a chance.
-        Self::from_counts(&std::array::from_fn(|byte| {
-            (weight(byte) * f64::from(1 << 24)) as u32 + 1
-        }))
-    }
-
-    /// The table of bytes that occur so often; only those that do can be coded.
-    pub(super) fn from_counts(counts: &[u32; 256]) -> Self {
-        let freqs = normalised(counts);
-        let mut coders = [Coder::default(); 256];
-        let mut start = 0;
-        for (coder, freq) in coders.iter_mut().zip(freqs).filter(|(_, freq)| *freq > 0) {
-            *coder = Coder::new(freq, start);
-            start += freq;
-        }
+        let freqs =
+            normalised(&std::array::from_fn(|byte| (weight(byte) * f64::from(1 << 24)) as u32 + 1));
         let bits = freqs.map(|freq| log2_of(f64::from(SCALE)) - log2_of(f64::from(freq)));
-        Self { coders, slots: Slots::new(&freqs), bits }
-    }
-
-    pub(super) fn coder(&self, byte: u8) -> &Coder {
-        &self.coders[usize::from(byte)]
-    }
-
-    pub(super) fn slots(&self) -> &Slots {
-        &self.slots
+        Self { coders: coders(&freqs), slots: Slots::new(&freqs), bits }
     }
 
     /// The table of a deviation's number, below [`N_DEVIATIONS`].
@@ -142,10 +123,13 @@ pub fn encode(runs: &[(u8, &[i8])], out: &mut Vec<u8>) {
         return;
     }
     // From the last symbol to the first: a reader goes the other way.
-    let mut encoder = Encoder::new(n);
+    let (mut encoder, mut i) = (Encoder::new(n), n);
     for (deviation, symbols) in runs.iter().rev() {
-        let table = Table::of(*deviation);
-        symbols.iter().rev().for_each(|symbol| encoder.put(table.coder(fold(*symbol))));
+        let coders = &Table::of(*deviation).coders;
+        for symbol in symbols.iter().rev() {
+            i -= 1;
+            encoder.put(i % LANES, &coders[usize::from(fold(*symbol))]);
+        }
     }
     encoder.finish(out);
 }
@@ -162,7 +146,7 @@ pub fn decode(bytes: &[u8], runs: &[(u8, usize)], out: &mut Vec<i8>) -> bool {
     let Some(mut decoder) = Decoder::new(bytes) else { return false };
     out.reserve(n);
     for (deviation, n) in runs {
-        let slots = Table::of(*deviation).slots();
+        let slots = &Table::of(*deviation).slots;
         for _ in 0..*n {
             let Some(byte) = decoder.take(out.len() % LANES, slots) else { return false };
             out.push(unfold(byte));

@@ -16,9 +16,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// The sum of the products of both, and that of the squares of the second, taken in f64. What one has
-    /// more than the other does not count.
-    pub fn products(values: &[f32], others: &[f32]) -> (f64, f64) = products_body;
+    /// The sum of the products of both, taken in f64. What one has more than the other does not count.
+    pub fn product(values: &[f32], others: &[f32]) -> f64 = product_body;
 }
 
 vectorised! {
@@ -116,23 +115,19 @@ fn total(mut sums: [f64; LANES]) -> f64 {
 }
 
 #[inline(always)]
-fn products_body(values: &[f32], others: &[f32]) -> (f64, f64) {
+fn product_body(values: &[f32], others: &[f32]) -> f64 {
     let n = values.len().min(others.len());
-    let (values, others) = (&values[..n], &others[..n]);
-    let (mut products, mut squares) = ([0.0f64; LANES], [0.0f64; LANES]);
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    let (other_chunks, other_rest) = others.as_chunks::<LANES>();
-    let mut add = |i: usize, x: f32, y: f32| {
-        products[i] += f64::from(x) * f64::from(y);
-        squares[i] += f64::from(y) * f64::from(y);
-    };
+    let mut sums = [0.0f64; LANES];
+    let (chunks, rest) = values[..n].as_chunks::<LANES>();
+    let (other_chunks, other_rest) = others[..n].as_chunks::<LANES>();
+    let mut add = |i: usize, x: f32, y: f32| sums[i] += f64::from(x) * f64::from(y);
     for (chunk, other) in chunks.iter().zip(other_chunks) {
         for i in 0..LANES {
             add(i, chunk[i], other[i]);
         }
     }
     rest.iter().zip(other_rest).enumerate().for_each(|(i, (x, y))| add(i, *x, *y));
-    (total(products), total(squares))
+    total(sums)
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@
 use crate::kernel::entropy;
 
 /// Frequencies sum up to two to this power.
-const SCALE_BITS: u32 = 14;
+pub(super) const SCALE_BITS: u32 = 14;
 pub(super) const SCALE: u32 = 1 << SCALE_BITS;
 /// Symbols that are coded side by side.
 pub(super) const LANES: usize = 4;
@@ -39,12 +39,7 @@ pub fn encode(symbols: &[u8], out: &mut Vec<u8>) {
     if freqs[usize::from(*greatest)] == SCALE {
         return;
     }
-    let mut coders = [Coder::default(); 256];
-    let mut sum = 0;
-    for (coder, freq) in coders.iter_mut().zip(freqs).filter(|(_, freq)| *freq > 0) {
-        *coder = Coder::new(freq, sum);
-        sum += freq;
-    }
+    let coders = coders(&freqs);
     // From the last symbol to the first, and words from the end: a reader goes the other way.
     let mut words = vec![[0; 2]; symbols.len() + 1];
     let (mut at, mut states) = (symbols.len(), [LOWEST; LANES]);
@@ -173,8 +168,18 @@ pub(super) struct Coder {
     step: u32,
 }
 
+/// What each byte that has a frequency does.
+pub(super) fn coders(freqs: &[u32; 256]) -> [Coder; 256] {
+    let (mut coders, mut start) = ([Coder::default(); 256], 0);
+    for (coder, freq) in coders.iter_mut().zip(freqs).filter(|(_, freq)| **freq > 0) {
+        *coder = Coder::new(*freq, start);
+        start += freq;
+    }
+    coders
+}
+
 impl Coder {
-    pub(super) fn new(freq: u32, start: u32) -> Self {
+    fn new(freq: u32, start: u32) -> Self {
         // x * 2^64 / freq is rounded up by less than 2^32 * 2^14 of 2^64, too little to reach the next
         // whole number. For 1 the quotient comes out as x - 1; the bias makes up for it.
         let reciprocal = if freq == 1 { u64::MAX } else { u64::MAX / u64::from(freq) + 1 };
@@ -275,119 +280,6 @@ impl Slots {
         let (word, words) = words.split_first()?;
         *state = *state << 16 | u32::from(u16::from_le_bytes(*word));
         Some(words)
-    }
-}
-
-/// Writes a stream of symbols that have a table each, from the last to the first.
-pub(super) struct Encoder {
-    words: Vec<[u8; 2]>,
-    at: usize,
-    states: [u32; LANES],
-    /// Symbols that are still to come.
-    n: usize,
-}
-
-impl Encoder {
-    /// For a stream of `n` symbols.
-    pub(super) fn new(n: usize) -> Self {
-        // A place more: a word is put there before it is known whether it stays.
-        Self { words: vec![[0; 2]; n + 1], at: n, states: [LOWEST; LANES], n }
-    }
-
-    /// Puts one symbol before those that were put.
-    #[inline(always)]
-    pub(super) fn put(&mut self, coder: &Coder) {
-        self.n -= 1;
-        let state = &mut self.states[self.n % LANES];
-        *state = coder.step(*state, &mut self.words, &mut self.at);
-    }
-
-    /// Appends the stream.
-    pub(super) fn finish(self, out: &mut Vec<u8>) {
-        debug_assert!(self.n == 0);
-        self.states.iter().for_each(|state| out.extend(state.to_le_bytes()));
-        out.extend(self.words[self.at + 1..].as_flattened());
-    }
-}
-
-/// Reads a stream of symbols that have a table each.
-pub(super) struct Decoder<'a> {
-    states: [u32; LANES],
-    words: &'a [[u8; 2]],
-}
-
-impl<'a> Decoder<'a> {
-    /// `None` if this is no stream.
-    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
-        let (head, words) = bytes.split_first_chunk::<{ 4 * LANES }>()?;
-        let (words, odd) = words.as_chunks::<2>();
-        let mut states = [0; LANES];
-        for (state, bytes) in states.iter_mut().zip(head.as_chunks::<4>().0) {
-            *state = u32::from_le_bytes(*bytes);
-        }
-        let is_one = odd.is_empty() && states.iter().all(|state| *state >= LOWEST);
-        is_one.then_some(Self { states, words })
-    }
-
-    /// The next symbol; `lane` is its number modulo [`LANES`]. `None` if words run out.
-    #[inline(always)]
-    pub(super) fn take(&mut self, lane: usize, slots: &Slots) -> Option<u8> {
-        let (symbol, low) = slots.step(self.states[lane]);
-        self.states[lane] = if low >= LOWEST {
-            low
-        } else {
-            let (word, words) = self.words.split_first()?;
-            self.words = words;
-            low << 16 | u32::from(u16::from_le_bytes(*word))
-        };
-        Some(symbol)
-    }
-
-    /// Fills `out` from the start of the stream, each symbol with one of two tables: the first with the
-    /// first one. `then` is given which table it was, 0 or 1, and the symbol; it returns what is kept of
-    /// them and the table of the next. False if words run out.
-    #[inline(always)]
-    pub(super) fn run(
-        &mut self,
-        tables: [&Slots; 2],
-        out: &mut [u8],
-        mut then: impl FnMut(u8, u8) -> (u8, u8),
-    ) -> bool {
-        let (mut which, mut states, mut words) = (0, self.states, self.words);
-        let (groups, rest) = out.as_chunks_mut::<LANES>();
-        let mut groups = groups.iter_mut();
-        // Words for a whole group are there, or nearly the end is.
-        while let Some(window) = words.first_chunk::<LANES>() {
-            let Some(group) = groups.next() else { break };
-            let mut used = 0;
-            for (state, out) in states.iter_mut().zip(group) {
-                // Both symbols are looked up before it is known which it is.
-                let slot = *state & (SCALE - 1);
-                let both = tables.map(|table| table.symbols[slot as usize]);
-                let symbol = both[usize::from(which & 1)];
-                let span = tables[usize::from(which & 1)].spans[usize::from(symbol)];
-                let low = (span & 0xffff) * (*state >> SCALE_BITS) + slot - (span >> 16);
-                let word = u32::from(u16::from_le_bytes(window[used % LANES]));
-                let is_low = low < LOWEST;
-                *state = if is_low { low << 16 | word } else { low };
-                used += usize::from(is_low);
-                (*out, which) = then(which, symbol);
-            }
-            words = &words[used..];
-        }
-        (self.states, self.words) = (states, words);
-        let left = groups.into_slice().as_flattened_mut().iter_mut().chain(rest);
-        for (i, out) in left.enumerate() {
-            let table = tables[usize::from(which & 1)];
-            let Some(symbol) = self.take(i % LANES, table) else { return false };
-            (*out, which) = then(which, symbol);
-        }
-        true
-    }
-
-    /// Whether the stream ends after the symbols that were taken.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.words.is_empty() && self.states == [LOWEST; LANES]
     }
 }
 

@@ -67,10 +67,10 @@ pub(super) fn levels(exponent: i16, per_octave: usize) -> [f32; 256] {
 }
 
 /// What a row's code is multiplied by to be the row plus what is orthogonal to it; 0 for a row that is
-/// left as the base's. `power` is the sum of the row's squares.
+/// left as the base's. `power` is the sum of the row's squares. Codes have unit power, or nearly so.
 pub(super) fn unbiased(row: &[f32], power: f64, code: &[f32]) -> f64 {
-    let (product, code_power) = quantise::products(row, code);
-    let least = LEAST_COSINE * (power * code_power).sqrt();
+    let product = quantise::product(row, code);
+    let least = LEAST_COSINE * (power * row.len() as f64).sqrt();
     if product > least { power / product } else { 0.0 }
 }
 

@@ -141,7 +141,12 @@ fn search(
         let power = quantise::sum_squares(row);
         powers.push(power);
         let scale = if power == 0.0 { 0.0 } else { (n_cols as f64 / power).sqrt() };
-        work.extend(row.iter().map(|v| (f64::from(*v) * scale) as f32));
+        if (1e-30..1e30).contains(&scale) {
+            let scale = scale as f32;
+            work.extend(row.iter().map(|v| v * scale));
+        } else {
+            work.extend(row.iter().map(|v| (f64::from(*v) * scale) as f32));
+        }
         let whole = work.len() - work.len() % block;
         if whole > 0 {
             for values in work[..whole].chunks_exact(block) {

@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 
 use super::book::{N_STATES, STATE_BITS};
 use super::search::place;
-use crate::kernel::normal::{RATIOS, Table, fold, unfold};
-use crate::kernel::rans;
+use crate::kernel::normal::{RATIOS, fold, unfold};
+use crate::kernel::rans::{self, Coder, LANES};
+use crate::kernel::rans_mixed::{Decoder, Encoder, Pair};
 
 /// Classes of numbers modulo 4.
 pub(super) const N_SUBSETS: usize = 4;
@@ -44,6 +45,13 @@ pub struct Lattice {
     pub(super) subsets: [u8; N_STATES],
     /// What a step stands for: the output has unit power.
     pub(super) step: f32,
+}
+
+/// What coding with the tables of one rate takes.
+struct Tables {
+    /// By number, as a byte.
+    coders: Vec<Coder>,
+    pair: Pair,
 }
 
 /// The deviation of a rate's output in double steps, `2^((w - 8) / 4)`, and its reciprocal.
@@ -96,23 +104,35 @@ impl Lattice {
     }
 
     /// Tables of the even and the odd numbers.
-    fn tables(&self) -> &'static [Table; 2] {
-        static TABLES: [OnceLock<Box<[Table; 2]>>; N_RATES] = [const { OnceLock::new() }; N_RATES];
+    fn tables(&self) -> &'static Tables {
+        static TABLES: [OnceLock<Tables>; N_RATES] = [const { OnceLock::new() }; N_RATES];
         TABLES[self.rate].get_or_init(|| {
             let greatest = i32::from(GREATEST[self.rate]);
             let ratio = RATIOS[self.rate + FIRST_DEVIATION];
-            Box::new([0, 1].map(|odd| Table::from_counts(&counts(odd, greatest, ratio))))
+            let [even, odd] = [0, 1].map(|odd| rans::normalised(&counts(odd, greatest, ratio)));
+            let coders = [&even, &odd].map(rans::coders);
+            // By what a number is, so that it need not be folded.
+            let by_point =
+                |point: usize| coders[point % 2][usize::from(fold(point as u8 as i8 >> 1))];
+            Tables {
+                coders: (0..256).map(by_point).collect(),
+                pair: Pair::new([&even, &odd], |byte| unfold(byte) as u8),
+            }
         })
     }
 
     /// Appends the numbers of a path, entropy coded.
     pub(super) fn write(&self, points: &[u8], out: &mut Vec<u8>) {
-        let tables = self.tables();
-        let mut encoder = rans::Encoder::new(points.len());
-        for point in points.iter().rev() {
-            let point = *point as i8;
-            let table = &tables[usize::from(point as u8 & 1)];
-            encoder.put(table.coder(fold(point >> 1)));
+        let coders = &self.tables().coders;
+        let mut encoder = Encoder::new(points.len());
+        let (groups, rest) = points.as_chunks::<LANES>();
+        for (lane, point) in rest.iter().enumerate().rev() {
+            encoder.put(lane, &coders[usize::from(*point)]);
+        }
+        for group in groups.iter().rev() {
+            for (lane, point) in group.iter().enumerate().rev() {
+                encoder.put(lane, &coders[usize::from(*point)]);
+            }
         }
         encoder.finish(out);
     }
@@ -123,16 +143,14 @@ impl Lattice {
         if n == 0 {
             return bytes.is_empty();
         }
-        let Some(mut decoder) = rans::Decoder::new(bytes) else { return false };
-        let [even, odd] = self.tables();
+        let Some(mut decoder) = Decoder::new(bytes) else { return false };
         points.resize(n, 0);
         // What the past says about the classes to come: the lowest bit about the next one.
-        let mut check = 0;
-        let is_whole = decoder.run([even.slots(), odd.slots()], points, |is_odd, byte| {
-            let half = unfold(byte) as u8;
-            let upper = half & 1;
-            check = check >> 1 ^ (is_odd * (MASKS[0] >> 1)) ^ (upper * (MASKS[1] >> 1));
-            (half << 1 | is_odd, check & 1)
+        let mut check = 0u8;
+        let is_whole = decoder.run(&self.tables().pair, points, |is_odd, half| {
+            let if_set = |bit: u8, mask: u8| bit.wrapping_neg() & (mask >> 1);
+            check = check >> 1 ^ if_set(is_odd, MASKS[0]) ^ if_set(half & 1, MASKS[1]);
+            (half << 1 | is_odd, check)
         });
         is_whole && decoder.is_at_end()
     }
