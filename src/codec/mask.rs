@@ -37,11 +37,7 @@ pub(crate) fn survivors(
 pub(crate) fn flip_signs(place: MaskPlace, row: usize, draws: &mut Vec<u16>, values: &mut [f32]) {
     draws.resize(values.len().div_ceil(16), 0);
     random::row_draws(place.key, place.first_row + row as u64, draws);
-    for (values, draw) in values.chunks_mut(16).zip(draws.iter()) {
-        for (i, value) in values.iter_mut().enumerate() {
-            *value = f32::from_bits(value.to_bits() ^ u32::from(draw >> i & 1) << 31);
-        }
-    }
+    random::flip_signs(draws, values);
 }
 
 /// How many entries survive in each row of `n_cols` when one of `alpha` does in every group of `group`;

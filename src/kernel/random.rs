@@ -30,6 +30,24 @@ vectorised! {
     pub fn row_draws(key: u64, row: u64, out: &mut [u16]) = row_draws_body;
 }
 
+vectorised! {
+    /// Negates value `i` if bit `i % 16` of draw `i / 16` is set.
+    pub fn flip_signs(draws: &[u16], values: &mut [f32]) = flip_signs_body;
+}
+
+#[inline(always)]
+fn flip_signs_body(draws: &[u16], values: &mut [f32]) {
+    let flip = |(i, value): (usize, &mut f32), draw: u16| {
+        *value = f32::from_bits(value.to_bits() ^ (u32::from(draw) >> i & 1) << 31);
+    };
+    let (whole, rest) = values.as_chunks_mut::<16>();
+    for (values, draw) in whole.iter_mut().zip(draws) {
+        values.iter_mut().enumerate().for_each(|each| flip(each, *draw));
+    }
+    let last = draws.get(whole.len()).copied().unwrap_or(0);
+    rest.iter_mut().enumerate().for_each(|each| flip(each, last));
+}
+
 #[inline(always)]
 fn row_draws_body(key: u64, row: u64, out: &mut [u16]) {
     for (chunk_idx, chunk) in out.chunks_mut(LANES * DRAWS).enumerate() {

@@ -143,7 +143,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// Most bytes [`write`] adds.
+/// Most bytes [`write()`] adds.
 pub(super) fn max_len(target: &Target) -> usize {
     // Coded, they take less than a byte each.
     let rank = greatest_rank(target.n_rows, target.n_cols);
