@@ -34,15 +34,15 @@ impl Encoder {
 /// Two tables side by side, for symbols that show which of them the next one has.
 pub(super) struct Pair {
     /// What each slot stands for in the first table, and in the high half in the second.
-    symbols: Box<[u16]>,
+    symbols: Box<[u16; SCALE as usize]>,
     /// As in [`Slots`], by what a slot stands for; those of the second table follow the first's.
-    spans: Box<[u32]>,
+    spans: Box<[u32; 512]>,
 }
 
 impl Pair {
     /// Each table's frequencies sum up to [`SCALE`]; `meaning` is what a byte stands for.
     pub(super) fn new(freqs: [&[u32; 256]; 2], meaning: impl Fn(u8) -> u8) -> Self {
-        let (mut symbols, mut spans) = (vec![0; SCALE as usize], vec![0; 512]);
+        let (mut symbols, mut spans) = (Box::new([0; SCALE as usize]), Box::new([0; 512]));
         for (which, freqs) in freqs.into_iter().enumerate() {
             let mut start = 0;
             for (byte, freq) in (0u8..=255).zip(freqs) {
@@ -54,7 +54,7 @@ impl Pair {
                 start += freq;
             }
         }
-        Self { symbols: symbols.into(), spans: spans.into() }
+        Self { symbols, spans }
     }
 
     /// The symbol a state shows in a table, 0 or 1, and the state after it without the word it may need.
