@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::kernel::{jacobi, quantise, random};
+use crate::kernel::{jacobi, joined, quantise, random};
 
 /// Directions that are found together.
 const BLOCK: usize = 8;
@@ -341,14 +341,7 @@ fn product(a: &[f32], b: &[f32]) -> f32 {
     for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
         *sum += a * b;
     }
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
+    joined(sums)
 }
 
 /// Adds to `out`, whose rows are these of the matrix, what directions with this step stand for. One

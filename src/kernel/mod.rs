@@ -72,12 +72,26 @@ pub mod planes;
 pub mod quantise;
 pub mod random;
 pub mod rans;
-mod rans_mixed;
+mod rans_stream;
 pub mod rice;
 pub mod select;
 pub mod sparse;
 pub mod trellis;
 pub mod tridiagonal;
+
+/// The sum of all lanes, a power of two of them, joined in pairs: the same on every machine.
+#[inline(always)]
+fn joined<T: Copy + std::ops::AddAssign, const N: usize>(mut sums: [T; N]) -> T {
+    let mut width = N;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            let other = sums[i + width];
+            sums[i] += other;
+        }
+    }
+    sums[0]
+}
 
 /// Runs `f` with the vector clones and without, and returns both results. The lock keeps tests
 /// that flip the process-wide switch from undoing each other.

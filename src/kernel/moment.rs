@@ -3,6 +3,8 @@
 //!
 //! Sums are taken in f64 over fixed lanes joined in a fixed order, as in `quantise`.
 
+use crate::kernel::joined;
+
 /// Lanes of every sum: one of the widest vectors, two or four of others.
 const LANES: usize = 8;
 /// Columns that a pair of rows is multiplied over at a time, a multiple of the lanes.
@@ -26,18 +28,6 @@ vectorised! {
 }
 
 #[inline(always)]
-fn join(mut sums: [f64; LANES]) -> f64 {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
-}
-
-#[inline(always)]
 fn diagonal_body(rows: &[f32], n_cols: usize, moments: &[f32]) -> f64 {
     let mut sums = [0.0f64; LANES];
     for row in rows.chunks_exact(n_cols.max(1)) {
@@ -52,7 +42,7 @@ fn diagonal_body(rows: &[f32], n_cols: usize, moments: &[f32]) -> f64 {
             *sum += f64::from(m) * (f64::from(x) * f64::from(x));
         }
     }
-    join(sums)
+    joined(sums)
 }
 
 #[inline(always)]
@@ -142,7 +132,7 @@ fn dots<const I: usize, const J: usize>(
     let mut out = [[0.0; J]; I];
     for i in 0..I {
         for j in 0..J {
-            out[i][j] = join(sums[i][j]);
+            out[i][j] = joined(sums[i][j]);
             for k in whole..n {
                 out[i][j] += f64::from(rows[i * n_cols + k]) * f64::from(lines[j * n_cols + k]);
             }

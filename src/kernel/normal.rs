@@ -9,8 +9,8 @@
 use std::sync::OnceLock;
 
 use crate::kernel::entropy::log2_of;
-use crate::kernel::rans::{Coder, LANES, SCALE, Slots, coders, normalised};
-use crate::kernel::rans_mixed::{Decoder, Encoder};
+use crate::kernel::rans::normalised;
+use crate::kernel::rans_stream::{Coder, Decoder, Encoder, LANES, SCALE, Slots, coders};
 
 /// Numbers of a deviation: number w stands for 2^((w - 8) / 4), 0.25 to 53.8.
 pub const N_DEVIATIONS: u8 = 32;
@@ -148,7 +148,8 @@ pub fn decode(bytes: &[u8], runs: &[(u8, usize)], out: &mut Vec<i8>) -> bool {
     for (deviation, n) in runs {
         let slots = &Table::of(*deviation).slots;
         for _ in 0..*n {
-            let Some(byte) = decoder.take(out.len() % LANES, slots) else { return false };
+            let byte = decoder.take(out.len() % LANES, |state| slots.step(state));
+            let Some(byte) = byte else { return false };
             out.push(unfold(byte));
         }
     }

@@ -5,6 +5,8 @@
 
 use half::f16;
 
+use crate::kernel::joined;
+
 /// Lanes of every reduction: two of the widest vectors, whatever this machine has.
 const LANES: usize = 16;
 /// Adding 2^23 leaves a float of 0..=255 rounded to nearest even in the low bits.
@@ -98,20 +100,7 @@ fn sum_of(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
     for (sum, &x) in sums.iter_mut().zip(rest) {
         *sum += term(x);
     }
-    total(sums)
-}
-
-/// The sum of all lanes, in a fixed order.
-#[inline(always)]
-fn total(mut sums: [f64; LANES]) -> f64 {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
+    joined(sums)
 }
 
 #[inline(always)]
@@ -127,7 +116,7 @@ fn product_body(values: &[f32], others: &[f32]) -> f64 {
         }
     }
     rest.iter().zip(other_rest).enumerate().for_each(|(i, (x, y))| add(i, *x, *y));
-    total(sums)
+    joined(sums)
 }
 
 #[inline(always)]

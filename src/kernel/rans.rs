@@ -16,14 +16,7 @@
 //! Integers alone decide, so every machine writes the same bytes.
 
 use crate::kernel::entropy;
-
-/// Frequencies sum up to two to this power.
-pub(super) const SCALE_BITS: u32 = 14;
-pub(super) const SCALE: u32 = 1 << SCALE_BITS;
-/// Symbols that are coded side by side.
-pub(super) const LANES: usize = 4;
-/// A state is never below this between symbols.
-pub(super) const LOWEST: u32 = 1 << 16;
+use crate::kernel::rans_stream::{Decoder, Encoder, LANES, SCALE, Slots, coders};
 
 /// Most bytes [`encode`] writes for `n` symbols.
 pub fn max_len(n: usize) -> usize {
@@ -40,20 +33,18 @@ pub fn encode(symbols: &[u8], out: &mut Vec<u8>) {
         return;
     }
     let coders = coders(&freqs);
-    // From the last symbol to the first, and words from the end: a reader goes the other way.
-    let mut words = vec![[0; 2]; symbols.len() + 1];
-    let (mut at, mut states) = (symbols.len(), [LOWEST; LANES]);
+    // From the last symbol to the first: a reader goes the other way.
+    let mut encoder = Encoder::new(symbols.len());
     let (groups, rest) = symbols.as_chunks::<LANES>();
-    for (state, symbol) in states.iter_mut().zip(rest).rev() {
-        *state = coders[usize::from(*symbol)].step(*state, &mut words, &mut at);
+    for (lane, symbol) in rest.iter().enumerate().rev() {
+        encoder.put(lane, &coders[usize::from(*symbol)]);
     }
     for group in groups.iter().rev() {
-        for (state, symbol) in states.iter_mut().zip(group).rev() {
-            *state = coders[usize::from(*symbol)].step(*state, &mut words, &mut at);
+        for (lane, symbol) in group.iter().enumerate().rev() {
+            encoder.put(lane, &coders[usize::from(*symbol)]);
         }
     }
-    states.iter().for_each(|state| out.extend(state.to_le_bytes()));
-    out.extend(words[at + 1..].as_flattened());
+    encoder.finish(out);
 }
 
 /// Fills `out` with the `n` symbols that `bytes` holds. False if it is not exactly one stream of
@@ -69,18 +60,10 @@ pub fn decode(bytes: &[u8], n: usize, out: &mut Vec<u8>) -> bool {
         out.resize(n, greatest);
         return rest.is_empty();
     }
-    let Some((head, words)) = rest.split_first_chunk::<{ 4 * LANES }>() else { return false };
-    let (words, odd) = words.as_chunks::<2>();
-    let mut states = [0; LANES];
-    for (state, bytes) in states.iter_mut().zip(head.as_chunks::<4>().0) {
-        *state = u32::from_le_bytes(*bytes);
-    }
-    if !odd.is_empty() || states.iter().any(|state| *state < LOWEST) {
-        return false;
-    }
+    let Some(mut decoder) = Decoder::new(rest) else { return false };
     out.resize(n, 0);
-    let rest = Slots::new(&freqs).run(&mut states, words, out);
-    rest.is_some_and(<[_]>::is_empty) && states == [LOWEST; LANES]
+    let slots = Slots::new(&freqs);
+    decoder.run(out, |state| slots.step(state)) && decoder.is_at_end()
 }
 
 /// Frequencies near `counts`' shares that sum up to [`SCALE`], at least 1 for what occurs. What
@@ -154,133 +137,6 @@ fn read_table(bytes: &[u8]) -> Option<([u32; 256], u8, &[u8])> {
     }
     freqs[i.min(255)] = left;
     (i == usize::from(*greatest) && left > 0).then_some((freqs, *greatest, bytes))
-}
-
-/// How one symbol moves a state, with the division by its frequency as a multiplication.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Coder {
-    /// 2^64 / freq, rounded up; all ones for 1.
-    reciprocal: u64,
-    /// States from here on give a word first.
-    too_high: u64,
-    bias: u32,
-    /// [`SCALE`] less the frequency.
-    step: u32,
-}
-
-/// What each byte that has a frequency does.
-pub(super) fn coders(freqs: &[u32; 256]) -> [Coder; 256] {
-    let (mut coders, mut start) = ([Coder::default(); 256], 0);
-    for (coder, freq) in coders.iter_mut().zip(freqs).filter(|(_, freq)| **freq > 0) {
-        *coder = Coder::new(*freq, start);
-        start += freq;
-    }
-    coders
-}
-
-impl Coder {
-    fn new(freq: u32, start: u32) -> Self {
-        // x * 2^64 / freq is rounded up by less than 2^32 * 2^14 of 2^64, too little to reach the next
-        // whole number. For 1 the quotient comes out as x - 1; the bias makes up for it.
-        let reciprocal = if freq == 1 { u64::MAX } else { u64::MAX / u64::from(freq) + 1 };
-        let bias = if freq == 1 { start + SCALE - 1 } else { start };
-        let too_high = u64::from(freq) << (32 - SCALE_BITS);
-        Self { reciprocal, too_high, bias, step: SCALE - freq }
-    }
-
-    /// The state after this symbol, `x / freq * SCALE + x % freq + start`. A word it has to give is
-    /// put at `at`, which then moves down.
-    #[inline(always)]
-    pub(super) fn step(&self, state: u32, words: &mut [[u8; 2]], at: &mut usize) -> u32 {
-        let mut x = state;
-        // Written whether it stays or not, so that there is no branch to guess wrong.
-        words[*at] = (x as u16).to_le_bytes();
-        let gives = u64::from(x) >= self.too_high;
-        *at -= usize::from(gives);
-        x = if gives { x >> 16 } else { x };
-        let quotient = ((u128::from(x) * u128::from(self.reciprocal)) >> 64) as u32;
-        x.wrapping_add(self.bias).wrapping_add(quotient.wrapping_mul(self.step))
-    }
-}
-
-/// Symbols by slot, and what each does to a state.
-pub(super) struct Slots {
-    symbols: Box<[u8]>,
-    /// Frequency in the low half, sum of those before in the high half.
-    spans: [u32; 256],
-}
-
-impl Slots {
-    /// `freqs` sum up to [`SCALE`].
-    pub(super) fn new(freqs: &[u32; 256]) -> Self {
-        let (mut symbols, mut spans) = (vec![0; SCALE as usize], [0; 256]);
-        let mut start = 0;
-        for (symbol, (span, freq)) in (0u8..=255).zip(spans.iter_mut().zip(freqs)) {
-            *span = freq | start << 16;
-            symbols[start as usize..(start + freq) as usize].fill(symbol);
-            start += freq;
-        }
-        Self { symbols: symbols.into(), spans }
-    }
-
-    /// The symbol a state shows, and the state after it without the word it may need.
-    #[inline(always)]
-    pub(super) fn step(&self, x: u32) -> (u8, u32) {
-        let slot = x & (SCALE - 1);
-        let symbol = self.symbols[slot as usize];
-        let span = self.spans[usize::from(symbol)];
-        (symbol, (span & 0xffff) * (x >> SCALE_BITS) + slot - (span >> 16))
-    }
-
-    /// Fills `out`; what is left of `words`, `None` if they do not suffice.
-    fn run<'a>(
-        &self,
-        states: &mut [u32; LANES],
-        mut words: &'a [[u8; 2]],
-        out: &mut [u8],
-    ) -> Option<&'a [[u8; 2]]> {
-        let (groups, rest) = out.as_chunks_mut::<LANES>();
-        let mut x = *states;
-        for group in groups {
-            let Some(window) = words.first_chunk::<LANES>() else {
-                for (state, out) in x.iter_mut().zip(group) {
-                    words = self.careful_step(state, words, out)?;
-                }
-                continue;
-            };
-            let mut used = 0;
-            for (state, out) in x.iter_mut().zip(group) {
-                let (symbol, low) = self.step(*state);
-                *out = symbol;
-                let word = u32::from(u16::from_le_bytes(window[used % LANES]));
-                let is_low = low < LOWEST;
-                *state = if is_low { low << 16 | word } else { low };
-                used += usize::from(is_low);
-            }
-            words = &words[used..];
-        }
-        for (state, out) in x.iter_mut().zip(rest) {
-            words = self.careful_step(state, words, out)?;
-        }
-        *states = x;
-        Some(words)
-    }
-
-    /// One symbol where words may run out.
-    fn careful_step<'a>(
-        &self,
-        state: &mut u32,
-        words: &'a [[u8; 2]],
-        out: &mut u8,
-    ) -> Option<&'a [[u8; 2]]> {
-        (*out, *state) = self.step(*state);
-        if *state >= LOWEST {
-            return Some(words);
-        }
-        let (word, words) = words.split_first()?;
-        *state = *state << 16 | u32::from(u16::from_le_bytes(*word));
-        Some(words)
-    }
 }
 
 #[cfg(test)]
@@ -388,19 +244,6 @@ mod tests {
         let mut counts = [0; 256];
         counts[..3].fill(5);
         assert_eq!(normalised(&counts)[..3], [5462, 5461, 5461]);
-    }
-
-    #[test]
-    fn divisions_are_exact() {
-        for freq in [1, 2, 3, 5, 7, 127, 5461, 8191, 8192, 8193, 16_381, 16_383] {
-            let coder = Coder::new(freq, 0);
-            let most = (u64::from(freq) << 18) - 1;
-            for x in (0..2000).flat_map(|i| [(1 << 16) + i * 31, most - i * 17]) {
-                let x = x.clamp(1 << 16, most) as u32;
-                let want = x / freq * SCALE + x % freq;
-                assert_eq!(coder.step(x, &mut [[0; 2]], &mut 0), want, "{x} / {freq}");
-            }
-        }
     }
 
     /// Symbols of any skew: each is cut down to as many bits as a second byte says.

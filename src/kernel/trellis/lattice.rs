@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use super::book::{N_STATES, STATE_BITS};
 use super::search::place;
 use crate::kernel::normal::{RATIOS, fold, unfold};
-use crate::kernel::rans::{self, Coder, LANES};
-use crate::kernel::rans_mixed::{Decoder, Encoder, Pair};
+use crate::kernel::rans::normalised;
+use crate::kernel::rans_stream::{Coder, Decoder, Encoder, LANES, Pair, coders};
 
 /// Classes of numbers modulo 4.
 pub(super) const N_SUBSETS: usize = 4;
@@ -109,8 +109,8 @@ impl Lattice {
         TABLES[self.rate].get_or_init(|| {
             let greatest = i32::from(GREATEST[self.rate]);
             let ratio = RATIOS[self.rate + FIRST_DEVIATION];
-            let [even, odd] = [0, 1].map(|odd| rans::normalised(&counts(odd, greatest, ratio)));
-            let coders = [&even, &odd].map(rans::coders);
+            let [even, odd] = [0, 1].map(|odd| normalised(&counts(odd, greatest, ratio)));
+            let coders = [&even, &odd].map(coders);
             // By what a number is, so that it need not be folded.
             let by_point =
                 |point: usize| coders[point % 2][usize::from(fold(point as u8 as i8 >> 1))];
@@ -145,12 +145,15 @@ impl Lattice {
         }
         let Some(mut decoder) = Decoder::new(bytes) else { return false };
         points.resize(n, 0);
+        let pair = &self.tables().pair;
         // What the past says about the classes to come: the lowest bit about the next one.
         let mut check = 0u8;
-        let is_whole = decoder.run(&self.tables().pair, points, |is_odd, half| {
+        let is_whole = decoder.run(points, |state| {
+            let is_odd = check & 1;
+            let (half, low) = pair.step(state, is_odd);
             let if_set = |bit: u8, mask: u8| bit.wrapping_neg() & (mask >> 1);
             check = check >> 1 ^ if_set(is_odd, MASKS[0]) ^ if_set(half & 1, MASKS[1]);
-            (half << 1 | is_odd, check)
+            (half << 1 | is_odd, low)
         });
         is_whole && decoder.is_at_end()
     }
