@@ -43,8 +43,7 @@ pub fn compress(
     let writer = ArchiveWriter::create(archive, options.force)?;
     let (earlier, path) = (&TraceNorms::new(), archive);
     let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
-    inputs.pair.notes.iter().for_each(|note| observer.note(note));
-    Ok(run(&task, writer, started)?.report)
+    run_aloud(&task, writer, started)
 }
 
 /// Adds the fine-tune `ft` to an archive, as its next generation.
@@ -75,8 +74,7 @@ pub fn append(
         if options.method.wants_trace_norms() { trace_norms(&opened)? } else { TraceNorms::new() };
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
-    inputs.pair.notes.iter().for_each(|note| observer.note(note));
-    Ok(run(&task, writer, started)?.report)
+    run_aloud(&task, writer, started)
 }
 
 /// Does all that [`compress`] does, without a base shift, and keeps nothing of it: what it would write is
@@ -132,6 +130,12 @@ fn trace_norms(archive: &Archive) -> Result<TraceNorms> {
         found.extend(named.filter_map(|(_, value)| value.parse::<f64>().ok()));
     }
     Ok(found)
+}
+
+/// [`run`] for an archive that is kept, with what a person should know about the pair.
+fn run_aloud(task: &Task<'_>, writer: ArchiveWriter, started: Instant) -> Result<CompressReport> {
+    task.inputs.pair.notes.iter().for_each(|note| task.observer.note(note));
+    Ok(run(task, writer, started)?.report)
 }
 
 fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<Ran> {

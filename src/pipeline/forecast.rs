@@ -23,7 +23,8 @@ const SAMPLE: u64 = 16;
 const RECORD_BYTES: u64 = 70;
 
 /// Forecasts size, time and memory of a `compress` with these options, writing nothing. With `auto` it
-/// takes as long as a compress and is exact, and gives the rates chosen. A base shift is left out, its vector and the search for its parameters too.
+/// takes as long as a compress and is exact, and gives the rates chosen. A base shift is left out, its
+/// vector and the search for its parameters too.
 ///
 /// # Errors
 /// As [`compress`](crate::compress), as far as nothing is written.

@@ -1,6 +1,8 @@
 //! From an asked size to what `auto` has to know before its first pass: bits a parameter for the
 //! tensors stored with loss, and the noise level these come to.
 
+use std::collections::BTreeMap;
+
 use crate::codec::Scratch;
 use crate::error::{Error, Result};
 use crate::kernel::quantise;
@@ -120,31 +122,25 @@ fn bits_left(
 
 /// The rates of a plan in the order of the matrices.
 fn planned_rates(inputs: &Inputs, planned: &[MatrixRate]) -> Result<Vec<RowRates>> {
+    let mut left: BTreeMap<(&str, u64), Vec<&MatrixRate>> = BTreeMap::new();
+    for rate in planned {
+        left.entry((&rate.tensor, rate.matrix)).or_default().push(rate);
+    }
     let mut rates = Vec::new();
-    let mut used = 0;
     for tensor in lossy_tensors(inputs) {
-        let name = &inputs.ft.tensors()[tensor].name;
+        let name = inputs.ft.tensors()[tensor].name.as_str();
         for matrix in 0..inputs.pair.items[tensor].tiling.n_matrices() {
-            let mut of = planned.iter().filter(|m| m.tensor == *name && m.matrix == matrix);
-            let (Some(found), None) = (of.next(), of.next()) else {
+            let found = left.remove(&(name, matrix)).unwrap_or_default();
+            let [found] = found[..] else {
                 return Err(Error::invalid_argument(format!(
                     "plan: matrix {matrix} of tensor {name} has not exactly one rate; make the plan \
                      for this pair with the same --include and --exclude"
                 )));
             };
             rates.push(found.rates()?);
-            used += 1;
         }
     }
-    if used < planned.len() {
-        let known = |m: &&MatrixRate| {
-            let found = inputs.ft.tensors().iter().position(|t| t.name == m.tensor);
-            found.is_some_and(|i| {
-                let p = &inputs.pair.items[i];
-                p.item.lossy && m.matrix < p.tiling.n_matrices()
-            })
-        };
-        let foreign = planned.iter().find(|m| !known(m)).map_or("", |m| m.tensor.as_str());
+    if let Some(((foreign, _), _)) = left.first_key_value() {
         return Err(Error::invalid_argument(format!(
             "plan: tensor {foreign} is not stored with loss here; make the plan for this pair with the \
              same --include and --exclude"

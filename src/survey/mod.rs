@@ -3,6 +3,8 @@
 
 pub(crate) mod trace_norm;
 
+use crate::codec::trellis::TileNeeds;
+
 /// What one pass found in one tile.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TileStats {
@@ -49,19 +51,7 @@ pub(crate) enum TileStats {
         codes: Vec<u8>,
     },
     /// What is left of a tile when its leading directions are peeled off.
-    Needs {
-        /// Its size.
-        n_rows: usize,
-        n_cols: usize,
-        /// Sum of squares of the delta.
-        energy: f64,
-        /// The same of what the directions leave.
-        residual: f64,
-        /// Bytes of the directions.
-        factor_bytes: usize,
-        /// Standard deviation of the rows' root mean square, in octaves.
-        log_spread: f64,
-    },
+    Needs(TileNeeds),
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,
 }

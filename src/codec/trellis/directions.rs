@@ -7,7 +7,7 @@ use crate::kernel::low_rank::{self, Factors};
 use crate::kernel::{entropy, quantise};
 
 /// Most directions of a tile.
-pub(super) const MAX_RANK: usize = 64;
+pub(crate) const MAX_RANK: usize = 64;
 /// Bounds of the step: what directions add to a tile is then finite.
 pub(super) const STEPS: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
 
@@ -63,9 +63,11 @@ fn code_bits(variance: f64) -> f64 {
 }
 
 /// What a tile would cost and keep, before its rate is known.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Survey {
-    /// Sum of the delta's squares.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct TileNeeds {
+    pub(crate) n_rows: usize,
+    pub(crate) n_cols: usize,
+    /// Sum of the delta's squares; a tile without any is kept exactly, in next to no bytes.
     pub(crate) energy: f64,
     /// Sum of the squares that directions leave.
     pub(crate) residual: f64,
@@ -81,7 +83,7 @@ pub(crate) fn survey(
     tile: &DeltaTile<'_>,
     choose: impl FnOnce(f64) -> Option<Directions>,
     scratch: &mut Scratch,
-) -> Option<Survey> {
+) -> Option<TileNeeds> {
     let energy = delta(tile, &mut scratch.residual)?;
     let factors = take_off(tile, energy, choose(energy), &mut scratch.residual);
     let (mut residual, mut n, mut sum, mut squares) = (0.0, 0.0, 0.0, 0.0);
@@ -95,7 +97,8 @@ pub(crate) fn survey(
     }
     let log_spread =
         if n == 0.0 { 0.0 } else { (squares / n - (sum / n) * (sum / n)).max(0.0).sqrt() };
-    Some(Survey { energy, residual, factor_bytes: factor_bytes(&factors), log_spread })
+    let (n_rows, n_cols, factor_bytes) = (tile.n_rows, tile.n_cols, factor_bytes(&factors));
+    Some(TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread })
 }
 
 /// Fills `values` with a tile's delta and returns its sum of squares; `None` if that is not finite.

@@ -13,7 +13,7 @@ mod side;
 
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, MaskPlace};
-pub(crate) use crate::codec::trellis::directions::{Directions, Survey, survey};
+pub(crate) use crate::codec::trellis::directions::{Directions, MAX_RANK, TileNeeds, survey};
 use crate::codec::trellis::gains::{Gains, PER_OCTAVE};
 use crate::codec::trellis::rates::Rates;
 pub(crate) use crate::codec::trellis::rates::path_bytes;
@@ -426,7 +426,12 @@ mod tests {
         let without = survey(&tile, |_| None, scratch).unwrap();
         assert_eq!(
             without,
-            Survey { residual: got.energy, log_spread: without.log_spread, factor_bytes: 0, ..got }
+            TileNeeds {
+                residual: got.energy,
+                log_spread: without.log_spread,
+                factor_bytes: 0,
+                ..got
+            }
         );
         assert!(without.log_spread > 0.3, "{without:?}");
     }

@@ -7,7 +7,7 @@
 
 use std::collections::BinaryHeap;
 
-use crate::codec::trellis;
+use crate::codec::trellis::{self, TileNeeds};
 use crate::frame;
 use crate::kernel::entropy::log2_of;
 use crate::kernel::trellis::{N_RATES, NOISE};
@@ -25,46 +25,26 @@ const TABLE_BITS: f64 = 0.04;
 /// each row's own values. Measured at widths 128 and 256.
 const CHANCE: f64 = 0.78;
 
-/// What a survey has found of one tile.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct TileNeeds {
-    pub(crate) n_rows: usize,
-    pub(crate) n_cols: usize,
-    /// Energy of the delta; a tile without any is kept exactly, in next to no bytes.
-    pub(crate) energy: f64,
-    /// Energy of what the directions leave.
-    pub(crate) residual: f64,
-    /// Bytes of the directions.
-    pub(crate) factor_bytes: usize,
-    /// Standard deviation of the rows' root mean square, in octaves.
-    pub(crate) log_spread: f64,
+/// Bytes a tile's frame is expected to take at these rates of its rows: to the byte, but for gains and
+/// for paths of whole numbers.
+fn tile_bytes(tile: &TileNeeds, RowRates { first, second, n_first }: RowRates) -> usize {
+    if tile.energy == 0.0 {
+        return frame::stored_len(0);
+    }
+    let paths = trellis::path_bytes((tile.n_rows, tile.n_cols), (first, second, n_first as usize));
+    frame::stored_len(paths + tile.factor_bytes + gain_bytes(tile, first.max(second)))
 }
 
-impl TileNeeds {
-    /// Bytes its frame is expected to take if the first `n_first` rows have the one rate and the others
-    /// the other. All but the gains' are exact.
-    fn bytes(&self, rates: RowRates) -> usize {
-        if self.energy == 0.0 {
-            return frame::stored_len(0);
-        }
-        let n_first = (rates.n_first as usize).min(self.n_rows);
-        let (first, second) = (rates.first, rates.second);
-        let fixed = trellis::path_bytes((self.n_rows, self.n_cols), (first, second, n_first));
-        let finest = if n_first == 0 { second } else { first.max(second) };
-        frame::stored_len(fixed + self.factor_bytes + self.gain_bytes(finest))
-    }
-
-    /// Bytes the gains of the rows are expected to take: they differ as the rows' powers do, and by
-    /// chance as far as a code of that noise misses a row's direction.
-    fn gain_bytes(&self, rate: usize) -> usize {
-        let chance = (CHANCE * NOISE[rate] / self.n_cols as f64).sqrt() / std::f64::consts::LN_2;
-        let spread = (self.log_spread * self.log_spread + chance * chance).sqrt();
-        let spread = spread * trellis::gains_per_octave(rate);
-        // A step wide, a uniform error is part of what is coded.
-        let bits = GAUSSIAN_BITS + log2_of(spread * spread + 1.0 / 12.0) / 2.0 + TABLE_BITS;
-        let coded = self.n_rows as f64 * bits / 8.0 + GAIN_BYTES;
-        (coded.round() as usize).min(self.n_rows)
-    }
+/// Bytes the gains of a tile's rows are expected to take: they differ as the rows' powers do, and by
+/// chance as far as a code of that noise misses a row's direction.
+fn gain_bytes(tile: &TileNeeds, rate: usize) -> usize {
+    let chance = (CHANCE * NOISE[rate] / tile.n_cols as f64).sqrt() / std::f64::consts::LN_2;
+    let spread = (tile.log_spread * tile.log_spread + chance * chance).sqrt();
+    let spread = spread * trellis::gains_per_octave(rate);
+    // A step wide, a uniform error is part of what is coded.
+    let bits = GAUSSIAN_BITS + log2_of(spread * spread + 1.0 / 12.0) / 2.0 + TABLE_BITS;
+    let coded = tile.n_rows as f64 * bits / 8.0 + GAIN_BYTES;
+    (coded.round() as usize).min(tile.n_rows)
 }
 
 /// Rates of a matrix's rows, by the kernel's code.
@@ -99,7 +79,7 @@ impl RowRates {
 pub(crate) fn matrix_bytes(tiles: &[TileNeeds], rates: RowRates) -> usize {
     let mut start = 0;
     let bytes = |tile: &TileNeeds| {
-        let bytes = tile.bytes(rates.of_rows(start, tile.n_rows));
+        let bytes = tile_bytes(tile, rates.of_rows(start, tile.n_rows));
         start += tile.n_rows as u64;
         bytes
     };

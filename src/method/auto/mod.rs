@@ -3,9 +3,9 @@
 //! 1. **Directions.** Fine-tuning moves a matrix mostly along a few directions. The leading ones of
 //!    every tile are peeled off, quantised as coarsely as the noise allows, as long as they take more
 //!    bits off the path than they need.
-//! 2. **Path.** What is left gets random signs and is coded as a path through a trellis of Gaussian
-//!    codewords, near the limit of rate and distortion at every rate from 1/32 of a bit to four (codec
-//!    7). What the code adds looks like noise, different in every row.
+//! 2. **Path.** What is left gets random signs and is coded as a path through a trellis, near the limit
+//!    of rate and distortion at every rate from 1/32 of a bit to five (codec 7). What the code adds looks
+//!    like noise, different in every row.
 //! 3. **Gain.** Every row is multiplied so that it keeps its length in its own direction: without bias,
 //!    errors average out over a matrix product; with it they do not.
 //! 4. **Allocation.** A byte goes to the matrix where it takes most squared error away.
@@ -22,10 +22,10 @@ pub(crate) mod plan;
 
 pub use plan::{MatrixRate, RatePlan};
 
-use crate::codec::trellis::{self, Decisions, Directions};
+use crate::codec::trellis::{self, Decisions, Directions, TileNeeds};
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
-use crate::method::auto::allocate::{RowRates, TileNeeds, allocate, matrix_bytes};
+use crate::method::auto::allocate::{RowRates, allocate, matrix_bytes};
 use crate::method::{
     Decided, Joint, LossyMethod, MatrixCut, Measured, TileAt, TraceNorms, out_of_range,
 };
@@ -35,9 +35,8 @@ use crate::survey::TileStats;
 pub(crate) const BITS: std::ops::RangeInclusive<f64> = 0.03..=5.0;
 /// Name of the noise level among what was measured.
 pub(crate) const NOISE_LEVEL: &str = "noise-level";
-/// Most directions of a tile.
-const MAX_RANK: usize = 64;
-/// Share of the budget that is kept back, since the bytes of gains are known beforehand to about so much.
+/// Share of the budget that is kept back, since the bytes of gains and of whole numbers are
+/// known beforehand to about so much.
 const RESERVE: f64 = 0.002;
 
 /// How large the result is to be.
@@ -187,7 +186,7 @@ impl Auto {
         }
         let variance = energy / (n_rows * n_cols) as f64;
         let step = (12.0 * (level * (variance + level)).sqrt()).sqrt() as f32;
-        step.is_normal().then_some(Directions { step, level, max_rank: MAX_RANK })
+        step.is_normal().then_some(Directions { step, level, max_rank: trellis::MAX_RANK })
     }
 }
 
@@ -201,10 +200,8 @@ pub(crate) struct AutoPlan {
 
 impl AutoPlan {
     fn new(stats: &[TileStats]) -> Self {
-        let needs = |stats: &TileStats| match *stats {
-            TileStats::Needs { n_rows, n_cols, energy, residual, factor_bytes, log_spread } => {
-                Some(TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread })
-            }
+        let needs = |stats: &TileStats| match stats {
+            TileStats::Needs(needs) => Some(*needs),
             _ => None,
         };
         let known: Vec<_> = stats.iter().map(needs).collect();
@@ -239,12 +236,8 @@ impl LossyMethod for Auto {
     fn survey(&self, _pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats {
         let (n_rows, n_cols) = (at.delta.n_rows, at.delta.n_cols);
         let directions = |energy| self.directions(energy, n_rows, n_cols);
-        match trellis::survey(&at.delta, directions, scratch) {
-            Some(trellis::Survey { energy, residual, factor_bytes, log_spread }) => {
-                TileStats::Needs { n_rows, n_cols, energy, residual, factor_bytes, log_spread }
-            }
-            None => TileStats::NonFinite,
-        }
+        let needs = trellis::survey(&at.delta, directions, scratch);
+        needs.map_or(TileStats::NonFinite, TileStats::Needs)
     }
 
     fn merge(
@@ -359,13 +352,16 @@ mod tests {
 
     #[test]
     fn a_tile_kept_exactly_keeps_its_rows() {
-        let needs = |n_rows, energy| TileStats::Needs {
-            n_rows,
-            n_cols: 8,
-            energy,
-            residual: energy,
-            factor_bytes: 0,
-            log_spread: 0.1,
+        let needs = |n_rows, energy| {
+            let (n_cols, residual, factor_bytes, log_spread) = (8, energy, 0, 0.1);
+            TileStats::Needs(TileNeeds {
+                n_rows,
+                n_cols,
+                energy,
+                residual,
+                factor_bytes,
+                log_spread,
+            })
         };
         let stats = [TileStats::NonFinite, needs(10, 1.0), needs(10, 0.0), needs(4, 2.0)];
         let mut plan = AutoPlan::new(&stats);
