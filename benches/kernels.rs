@@ -3,7 +3,11 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use delta_stream::DType;
 use delta_stream::kernel::{
-    self, convert, dct::Dct, low_rank, pack, patch, planes, quantise, rans, select, trellis,
+    self, convert,
+    dct::Dct,
+    low_rank, pack,
+    patch::{self, Deltas, Strip},
+    planes, quantise, rans, select, trellis,
 };
 
 /// Elements per call: a quarter of a tile, which stays in the second-level cache or near it.
@@ -42,11 +46,6 @@ fn transforms(c: &mut Criterion) {
         let (dct, mut scratch) = (Dct::new(p), vec![0.0; p * p]);
         both(c, &format!("dct forward {p}"), || dct.forward_many(&mut values, &mut scratch));
         both(c, &format!("dct inverse {p}"), || dct.inverse_many(&mut values, &mut scratch));
-        let mut patches = vec![0.0; N];
-        both(c, &format!("gather {p}"), || {
-            let strips = values.chunks_exact(1024 * p).zip(patches.chunks_exact_mut(1024 * p));
-            strips.for_each(|(strip, patches)| patch::gather(strip, 1024, p, p, patches));
-        });
     }
 }
 
@@ -61,18 +60,36 @@ fn conversions(c: &mut Criterion) {
         let (base, ft, mut delta) = (bytes(&base), bytes(&ft), vec![0.0; N]);
         let (mut out, name) = (base.clone(), dtype.name());
         both(c, &format!("to_f32 {name}"), || convert::to_f32(dtype, &ft, &mut delta));
+        let strip = |i| Strip { n_cols: N / 16, n_rows: 16, p: 16, patches: 32 * i..32 * i + 32 };
+        let strips: Vec<_> = (0..(N / 8192) as u32).map(strip).collect();
+        both(c, &format!("gather_difference 16 {name}"), || {
+            for (strip, out) in strips.iter().zip(delta.chunks_exact_mut(8192)) {
+                let all: [u32; 32] = std::array::from_fn(|k| strip.patches.start + k as u32);
+                patch::gather_difference((dtype, &ft), (dtype, &base), strip, &all, out);
+            }
+        });
+        both(c, &format!("add_patches 16 {name}"), || {
+            for (strip, values) in strips.iter().zip(delta.chunks_exact(8192)) {
+                let chosen: [u32; 32] = std::array::from_fn(|k| strip.patches.start + k as u32);
+                let deltas = Deltas { chosen: &chosen, values, scale: (1.0, 1.0) };
+                patch::add_patches((dtype, &base), strip, deltas, dtype, &mut out);
+            }
+        });
+        both(c, &format!("squared_difference {name}"), || {
+            _ = std::hint::black_box(convert::squared_difference((dtype, &ft), (dtype, &base)));
+        });
         both(c, &format!("subtract {name}"), || {
             convert::subtract((dtype, &ft), (dtype, &base), &mut delta);
         });
         both(c, &format!("add {name}"), || {
             convert::add((dtype, &base), &delta, dtype, &mut out);
         });
-        let (lane, mut split) = (planes::Lane::of(dtype), out.to_vec());
+        let (lane, mut split, mut work) = (planes::Lane::of(dtype), out.to_vec(), Vec::new());
         both(c, &format!("difference {name}"), || {
-            planes::difference(&ft, &base, lane, &mut split);
+            planes::difference(&ft, &base, lane, &mut work, &mut split);
         });
         both(c, &format!("undo_difference {name}"), || {
-            planes::undo_difference(&split, &base, lane, &mut out);
+            planes::undo_difference(&split, &base, lane, &mut work, &mut out);
         });
         both(c, &format!("split {name}"), || planes::split(&ft, lane, &mut split));
         both(c, &format!("merge {name}"), || planes::merge(&split, lane, &mut out));

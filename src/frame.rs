@@ -3,6 +3,8 @@
 //! A frame says what it is (kind, codec, variant, item, part) without knowing what that means, so an
 //! index can be rebuilt by walking frames. Byte layout: FORMAT.md section 3.
 
+use std::io::Cursor;
+
 use crate::error::{Error, Result};
 
 /// Bytes of the header, the skippable frame's own eight included.
@@ -145,9 +147,12 @@ impl Encoder {
             })?;
         let start = out.len();
         let body = start + HEADER_LEN;
-        out.resize(body + zstd::zstd_safe::compress_bound(raw.len()), 0);
-        let body_len = self.zstd.compress_to_buffer(raw, &mut out[body..]).map_err(zstd_failed)?;
-        out.truncate(body + body_len);
+        out.resize(body, 0);
+        out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        // Behind a cursor zstd writes to what the vector has reserved, which need not be zeroed first.
+        let mut cursor = Cursor::new(&mut *out);
+        cursor.set_position(body as u64);
+        let body_len = self.zstd.compress_to_buffer(raw, &mut cursor).map_err(zstd_failed)?;
         let body_crc = crc32c::crc32c(&out[body..]);
         let header = Header { label, raw_len, body_len: body_len as u32, body_crc };
         out[start..body].copy_from_slice(&header.to_bytes());
@@ -157,8 +162,8 @@ impl Encoder {
     /// Bytes of the body that a frame of `raw` would have; `buffer` is working space.
     pub(crate) fn body_len(&mut self, raw: &[u8], buffer: &mut Vec<u8>) -> Result<usize> {
         buffer.clear();
-        buffer.resize(zstd::zstd_safe::compress_bound(raw.len()), 0);
-        self.zstd.compress_to_buffer(raw, buffer.as_mut_slice()).map_err(zstd_failed)
+        buffer.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+        self.zstd.compress_to_buffer(raw, buffer).map_err(zstd_failed)
     }
 }
 
@@ -188,10 +193,10 @@ impl Decoder {
             )));
         }
         out.clear();
-        out.resize(raw_len, 0);
+        out.reserve(raw_len);
         let n = self
             .zstd
-            .decompress_to_buffer(body, out.as_mut_slice())
+            .decompress_to_buffer(body, out)
             .map_err(|e| Error::corrupt("frame does not decompress").with_source(e))?;
         if n != raw_len {
             return Err(Error::corrupt("frame expands to another length than it says"));

@@ -15,14 +15,12 @@ use crate::archive::index::{Index, IndexEntry};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
-use crate::checkpoint::sync_dir;
+use crate::checkpoint::{SYNC_BYTES, WRITEBACK_BYTES, begin_writeback, sync_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Encoder, Kind, Label};
 
 /// Bytes gathered before they are written.
 const BUFFER: usize = 1 << 20;
-/// Bytes written between syncs, so that dirty pages stay few on a machine with little memory.
-const SYNC_EVERY: u64 = 32 << 20;
 
 /// Where a frame went.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +40,8 @@ pub(crate) struct ArchiveWriter {
     /// File offset of the end of the buffer.
     at: u64,
     synced: u64,
+    /// What lies before it is on its way to the disk.
+    sent: u64,
     /// Where this generation starts; the file is cut back to it if the writer is dropped.
     start: u64,
     committed: bool,
@@ -143,6 +143,7 @@ impl ArchiveWriter {
             buffer: Vec::with_capacity(BUFFER),
             at: start,
             synced: start,
+            sent: start,
             start,
             committed: false,
             dry: false,
@@ -180,7 +181,12 @@ impl ArchiveWriter {
             self.buffer.extend(bytes);
         }
         self.at += bytes.len() as u64;
-        if self.at - self.synced > SYNC_EVERY {
+        let in_file = self.at - self.buffer.len() as u64;
+        if in_file - self.sent >= WRITEBACK_BYTES {
+            begin_writeback(&self.file, self.sent, in_file - self.sent);
+            self.sent = in_file;
+        }
+        if self.at - self.synced > SYNC_BYTES {
             self.sync()?;
         }
         Ok(offset)
@@ -318,6 +324,7 @@ impl ArchiveWriter {
         self.flush()?;
         self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
         self.synced = self.at;
+        self.sent = self.at;
         Ok(())
     }
 }

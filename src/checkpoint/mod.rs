@@ -28,7 +28,8 @@ pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
-pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};
+pub(crate) use sys::begin_writeback;
+pub(crate) use writer::{CheckpointWriter, SYNC_BYTES, WRITEBACK_BYTES, sync_dir, temporary_dir};
 
 use crate::checkpoint::discover::{Found, discover};
 use crate::checkpoint::index::Index;

@@ -1,5 +1,5 @@
-//! The positional reads and writes and the file identities that std offers per system only: a port
-//! to one that is not Unix starts here.
+//! The positional reads and writes, file identities and hints to the page cache that std offers per
+//! system only, or not at all: a port to one that is not Unix starts here.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -13,6 +13,29 @@ pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Res
 /// Writes all of `bytes` at `offset`, leaving the file's cursor alone.
 pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     FileExt::write_all_at(file, bytes, offset)
+}
+
+/// Asks the system to begin writing what was written to `len` bytes from `offset`, without waiting for
+/// it. A hint: it never fails, and may do nothing.
+pub(crate) fn begin_writeback(file: &File, offset: u64, len: u64) {
+    // Pages that are not on disk yet are not dropped by this, only sent there.
+    #[cfg(target_os = "linux")]
+    if let Some(len) = std::num::NonZeroU64::new(len) {
+        let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::DontNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (file, offset, len);
+}
+
+/// Bytes the system reads ahead of a sequential reader on the device of this file, if it says.
+pub(super) fn read_ahead_bytes(metadata: &Metadata) -> Option<u64> {
+    let dev = metadata.dev();
+    // As makedev(3) of Linux puts them together.
+    let major = (dev >> 8) & 0xfff | (dev >> 32) & !0xfff;
+    let minor = dev & 0xff | (dev >> 12) & !0xff;
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let kib: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// The device a file lies on.

@@ -63,10 +63,11 @@ impl Decisions {
         self.bits - self.log2_parts
     }
 
-    fn code(&self, value: f32) -> u8 {
-        let scaled = f64::from(value) * f64::from(self.alpha) / f64::from(self.scale);
-        let most = f64::from(u8::MAX >> (8 - self.bits));
-        (scaled.round_ties_even() + f64::from(self.zero)).clamp(0.0, most) as u8
+    /// Codes of survivors.
+    fn codes(&self, values: &[f32], codes: &mut Vec<u8>) {
+        codes.resize(values.len(), 0);
+        let (alpha, scale, zero) = (self.alpha.into(), self.scale.into(), self.zero.into());
+        quantise::quantise_affine(values, alpha, scale, zero, u8::MAX >> (8 - self.bits), codes);
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -108,16 +109,19 @@ pub(crate) fn survivor_range(
     scratch: &mut Scratch,
 ) -> Option<(f32, f32)> {
     let shape = (tile.n_cols, group as usize, alpha as usize);
-    let (mut range, mut positions, mut sum) = ((f32::MAX, f32::MIN), Vec::new(), 0.0);
+    let (mut range, mut sum) = ((f32::MAX, f32::MIN), 0.0);
+    let Scratch { strip, work, draws, positions, .. } = scratch;
     for rows in tile.cached_strips() {
-        tile.rows(&rows, &mut scratch.strip);
-        sum += quantise::sum_abs(&scratch.strip);
-        for (row, values) in rows.zip(scratch.strip.chunks_exact(tile.n_cols)) {
-            mask::group_survivors(place, row, shape, &mut scratch.draws, &mut positions);
-            for i in &positions {
-                let value = values[*i as usize];
-                range = (range.0.min(value), range.1.max(value));
-            }
+        tile.rows(&rows, strip);
+        sum += quantise::sum_abs(strip);
+        work.clear();
+        for (row, values) in rows.zip(strip.chunks_exact(tile.n_cols)) {
+            mask::group_survivors(place, row, shape, draws, positions);
+            work.extend(positions.iter().map(|i| values[*i as usize]));
+        }
+        if !work.is_empty() {
+            let (low, high) = quantise::min_max(work);
+            range = (range.0.min(low), range.1.max(high));
         }
     }
     f64::is_finite(sum).then_some(range)
@@ -131,24 +135,28 @@ pub(crate) fn encode(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) {
-    let (mut codes, mut columns, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    let Scratch { strip, work, codes, draws, positions, columns, .. } = scratch;
+    work.clear();
+    columns.clear();
     for rows in tile.cached_strips() {
-        tile.rows(&rows, &mut scratch.strip);
-        for (row, values) in rows.zip(scratch.strip.chunks_exact(tile.n_cols)) {
-            let shape = d.shape(tile.n_cols);
-            mask::group_survivors(place, row, shape, &mut scratch.draws, &mut positions);
-            codes.extend(positions.iter().map(|i| d.code(values[*i as usize])));
-            columns.extend_from_slice(&positions);
+        tile.rows(&rows, strip);
+        for (row, values) in rows.zip(strip.chunks_exact(tile.n_cols)) {
+            mask::group_survivors(place, row, d.shape(tile.n_cols), draws, positions);
+            work.extend(positions.iter().map(|i| values[*i as usize]));
+            if d.index != IndexForm::Seed {
+                columns.extend_from_slice(positions);
+            }
         }
     }
+    d.codes(work, codes);
     d.write(out);
     match d.index {
-        IndexForm::Seed => pack::pack(&codes, stored_bits(d.bits), out),
+        IndexForm::Seed => pack::pack(codes, stored_bits(d.bits), out),
         IndexForm::InGroup => {
-            write_in_group(&columns, d.group, out);
-            pack::pack(&codes, stored_bits(d.bits), out);
+            write_in_group(columns, d.group, out);
+            pack::pack(codes, stored_bits(d.bits), out);
         }
-        IndexForm::Csr => write_csr(&codes, &columns, d, tile.n_cols, out),
+        IndexForm::Csr => write_csr(codes, columns, d, tile.n_cols, out),
     }
 }
 
@@ -343,21 +351,24 @@ impl Codec for Groups {
         let base = base.ok_or_else(|| Error::corrupt("survivors without a base"))?;
         let payload = Payload::parse(payload, target)?;
         let d = &payload.d;
-        let (n_cols, mut columns) = (target.n_cols, Vec::new());
+        let n_cols = target.n_cols;
+        // What each code adds: scale and zero point are the tile's.
+        let values: [f32; 256] = std::array::from_fn(|code| {
+            (f64::from(d.scale) * (code as f64 - f64::from(d.zero))) as f32
+        });
+        let Scratch { strip, codes, draws, positions: columns, .. } = scratch;
         for (_, rows) in strips(target.n_rows, rows_in_cache(n_cols)) {
-            scratch.strip.clear();
-            scratch.strip.resize(rows.len() * n_cols, 0.0);
-            for (row, delta) in rows.clone().zip(scratch.strip.chunks_exact_mut(n_cols)) {
-                let (draws, codes) = (&mut scratch.draws, &mut scratch.codes);
-                payload.row(row, target, draws, &mut columns, codes);
+            strip.clear();
+            strip.resize(rows.len() * n_cols, 0.0);
+            for (row, delta) in rows.clone().zip(strip.chunks_exact_mut(n_cols)) {
+                payload.row(row, target, draws, columns, codes);
                 for (column, code) in columns.iter().zip(codes.iter()) {
-                    let value = f64::from(d.scale) * (f64::from(*code) - f64::from(d.zero));
                     let slot = delta.get_mut(*column as usize);
                     *slot.ok_or_else(|| Error::corrupt("a column lies outside its row"))? =
-                        value as f32;
+                        values[usize::from(*code)];
                 }
             }
-            target.add_rows(base, &rows, &mut scratch.strip, out);
+            target.add_rows(base, &rows, strip, out);
         }
         Ok(())
     }

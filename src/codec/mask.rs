@@ -28,8 +28,7 @@ pub(crate) fn survivors(
 ) {
     draws.resize(n_cols, 0);
     random::row_draws(place.key, place.first_row + row as u64, draws);
-    out.clear();
-    out.extend((0u32..).zip(draws.iter()).filter(|(_, d)| **d < keep).map(|(i, _)| i));
+    random::places_below(draws, keep, out);
 }
 
 /// Gives the entries of one row random signs, and takes them back: entry `i` is negated if bit `i % 16`

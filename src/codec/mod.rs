@@ -116,10 +116,14 @@ fn stored_bits(bits: u8) -> u32 {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) bytes: Vec<u8>,
+    pub(crate) sorted: Vec<u8>,
     pub(crate) codes: Vec<u8>,
     pub(crate) draws: Vec<u16>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) columns: Vec<u32>,
+    pub(crate) kept: Vec<u8>,
     pub(crate) strip: Vec<f32>,
-    pub(crate) patches: Vec<f32>,
+    pub(crate) patch: patches::PatchScratch,
     pub(crate) work: Vec<f32>,
     pub(crate) residual: Vec<f32>,
     dct: Option<(usize, Dct)>,

@@ -22,11 +22,17 @@ pub(crate) fn encode_equal(out: &mut Vec<u8>) {
 }
 
 /// Appends the payload of `tile` as differences against `base`, which has the tile's dtype.
-pub(crate) fn encode_difference(tile: Operand<'_>, base: &[u8], out: &mut Vec<u8>) {
+/// `sorted` is working space of as many bytes.
+pub(crate) fn encode_difference(
+    tile: Operand<'_>,
+    base: &[u8],
+    sorted: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
     out.push(DIFFERENCE);
     let start = out.len();
     out.resize(start + tile.bytes.len(), 0);
-    planes::difference(tile.bytes, base, Lane::of(tile.dtype), &mut out[start..]);
+    planes::difference(tile.bytes, base, Lane::of(tile.dtype), sorted, &mut out[start..]);
 }
 
 /// Appends the payload of `tile` without a base.
@@ -74,7 +80,7 @@ impl Codec for Planes {
                 out.copy_from_slice(base);
             }
             (DIFFERENCE, Some(base)) if body.len() == out.len() && base.len() == out.len() => {
-                planes::undo_difference(body, base, lane, out);
+                planes::undo_difference(body, base, lane, &mut scratch.sorted, out);
             }
             (SPLIT, _) if body.len() == out.len() => planes::merge(body, lane, out),
             _ => return Err(Error::corrupt("payload does not fit its tile")),
@@ -135,7 +141,7 @@ mod tests {
             let (ft, base) = (&ft[..n], Operand { dtype, bytes: &base[..n] });
             let tile = Operand { dtype, bytes: ft };
             let mut payload = Vec::new();
-            encode_difference(tile, base.bytes, &mut payload);
+            encode_difference(tile, base.bytes, &mut Vec::new(), &mut payload);
             prop_assert!(payload.len() <= 1 + n);
             prop_assert_eq!(parts(dtype, &payload, n).unwrap(), [(Part::Codes, 1 + n)]);
             prop_assert!(parts(dtype, &payload, n + dtype.lane_bytes()).is_err());
@@ -154,7 +160,8 @@ mod tests {
             let base = Operand { dtype: DType::F32, bytes: &base };
             let tile = Operand { dtype: DType::BF16, bytes: &noise };
             let (mut buffer, mut payload) = (Vec::new(), Vec::new());
-            encode_difference(tile, base_as(base, DType::BF16, &mut buffer), &mut payload);
+            let converted = base_as(base, DType::BF16, &mut buffer);
+            encode_difference(tile, converted, &mut Vec::new(), &mut payload);
             prop_assert_eq!(decode(DType::BF16, &payload, Some(base), 128).unwrap(), noise);
         }
     }

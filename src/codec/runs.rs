@@ -57,11 +57,17 @@ pub(crate) fn level(d: &Decisions, code: u8) -> f32 {
 }
 
 /// Appends the payload of a tile that has a survivor with each of `codes` at each of `positions`,
-/// which count row by row and ascend.
-pub(crate) fn encode(d: &Decisions, positions: &[u32], codes: &[u8], out: &mut Vec<u8>) {
+/// which count row by row and ascend. `runs` is working space.
+pub(crate) fn encode(
+    d: &Decisions,
+    positions: &[u32],
+    codes: &[u8],
+    runs: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
     debug_assert!(positions.len() == codes.len());
-    let mut runs = Vec::new();
-    rice::encode(positions, d.rice, &mut runs);
+    runs.clear();
+    rice::encode(positions, d.rice, runs);
     let mut w = Writer(std::mem::take(out));
     w.u8(d.bits);
     [d.low, d.high, d.factor].iter().for_each(|v| w.u32(v.to_bits()));
@@ -69,7 +75,7 @@ pub(crate) fn encode(d: &Decisions, positions: &[u32], codes: &[u8], out: &mut V
     w.u32(positions.len() as u32);
     w.u32(runs.len() as u32);
     *out = w.0;
-    out.extend(runs);
+    out.extend_from_slice(runs);
     rans::encode(codes, out);
 }
 
@@ -97,11 +103,11 @@ impl Codec for Runs {
         let (n, runs) = (r.u32()? as usize, r.bytes()?);
         // The runs are held to the tile first, so that no more codes are made than it has entries.
         let limit = u32::try_from(target.n_elements()).unwrap_or(u32::MAX);
-        let mut positions = Vec::new();
-        if !rice::decode(runs, d.rice, n, limit, &mut positions) {
+        let Scratch { positions, codes, strip, .. } = scratch;
+        positions.clear();
+        if !rice::decode(runs, d.rice, n, limit, positions) {
             return Err(Error::corrupt("runs do not give the tile's survivors"));
         }
-        let codes = &mut scratch.codes;
         if !rans::decode(r.rest(), n, codes) || codes.iter().any(|c| *c > d.greatest_code()) {
             return Err(Error::corrupt("codes of survivors are not those of the tile"));
         }
@@ -112,16 +118,16 @@ impl Codec for Runs {
         let (mut positions, mut codes) = (&positions[..], &codes[..]);
         for (_, rows) in strips(target.n_rows, rows_in_cache(target.n_cols)) {
             let part = rows.start * target.n_cols..rows.end * target.n_cols;
-            scratch.strip.clear();
-            scratch.strip.resize(part.len(), 0.0);
+            strip.clear();
+            strip.resize(part.len(), 0.0);
             let inside = positions.partition_point(|p| (*p as usize) < part.end);
             let (here, later) = positions.split_at(inside);
             let (codes_here, codes_later) = codes.split_at(inside);
             for (position, code) in here.iter().zip(codes_here) {
-                scratch.strip[*position as usize - part.start] = levels[usize::from(*code)];
+                strip[*position as usize - part.start] = levels[usize::from(*code)];
             }
             (positions, codes) = (later, codes_later);
-            target.add_rows(base, &rows, &mut scratch.strip, out);
+            target.add_rows(base, &rows, strip, out);
         }
         Ok(())
     }
@@ -174,7 +180,7 @@ mod tests {
 
     fn encoded(d: &Decisions, positions: &[u32], codes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(d, positions, codes, &mut out);
+        encode(d, positions, codes, &mut Vec::new(), &mut out);
         out
     }
 

@@ -2,13 +2,12 @@
 //!
 //! Payload: keep rate, exponent, factor, then the values as byte planes (FORMAT.md section 6.4).
 
-use half::f16;
-
 use crate::codec::delta::{DeltaTile, rows_in_cache, strips};
 use crate::codec::mask::{self, CHANCES, MaskPlace};
 use crate::codec::{Codec, CodecId, Operand, Part, Parts, Scratch, Target, power_of_two};
 use crate::error::{Error, Result};
-use crate::kernel::quantise;
+use crate::kernel::{convert, quantise};
+use crate::tensor::DType;
 use crate::wire::{Reader, Writer};
 
 /// Bytes of a payload before its values.
@@ -40,12 +39,13 @@ pub(crate) fn encode(
 ) -> Option<()> {
     let exponent = exponent_of(tile, d.factor, scratch)?;
     let down = power_of_two(-exponent);
-    let (mut kept, mut positions) = (Vec::new(), Vec::new());
+    let Scratch { strip, work, bytes, draws, positions, .. } = scratch;
+    work.clear();
     for rows in tile.cached_strips() {
-        tile.rows(&rows, &mut scratch.strip);
-        for (row, values) in rows.zip(scratch.strip.chunks_exact(tile.n_cols)) {
-            mask::survivors(place, row, d.keep, &mut scratch.draws, tile.n_cols, &mut positions);
-            kept.extend(positions.iter().map(|i| f16::from_f32(values[*i as usize] * down)));
+        tile.rows(&rows, strip);
+        for (row, values) in rows.zip(strip.chunks_exact(tile.n_cols)) {
+            mask::survivors(place, row, d.keep, draws, tile.n_cols, positions);
+            work.extend(positions.iter().map(|i| values[*i as usize] * down));
         }
     }
     let mut w = Writer(std::mem::take(out));
@@ -53,8 +53,10 @@ pub(crate) fn encode(
     w.u16(exponent as u16);
     w.u32(d.factor.to_bits());
     *out = w.0;
+    bytes.resize(work.len() * 2, 0);
+    convert::from_f32(DType::F16, work, bytes);
     for byte in 0..2 {
-        out.extend(kept.iter().map(|v| v.to_le_bytes()[byte]));
+        out.extend(bytes.as_chunks::<2>().0.iter().map(|half| half[byte]));
     }
     Some(())
 }
@@ -104,29 +106,31 @@ impl Codec for Survivors {
         let n_kept = values.len() / 2;
         let (low, high) = values.split_at(n_kept);
         let up = power_of_two(exponent) * factor;
-        let mut positions = Vec::new();
-        let mut k = 0;
-        for (_, rows) in strips(target.n_rows, rows_in_cache(target.n_cols)) {
-            scratch.strip.clear();
-            scratch.strip.resize(rows.len() * target.n_cols, 0.0);
-            for (row, delta) in rows.clone().zip(scratch.strip.chunks_exact_mut(target.n_cols)) {
-                let (place, n_cols) = (target.place, target.n_cols);
-                mask::survivors(place, row, keep, &mut scratch.draws, n_cols, &mut positions);
-                if k + positions.len() > n_kept {
-                    return Err(Error::corrupt("fewer values than the mask keeps"));
-                }
-                for i in &positions {
-                    let value = f16::from_le_bytes([low[k], high[k]]);
-                    if !value.is_finite() {
-                        return Err(Error::corrupt("a stored value is not finite"));
-                    }
-                    delta[*i as usize] = value.to_f32() * up;
-                    k += 1;
-                }
-            }
-            target.add_rows(base, &rows, &mut scratch.strip, out);
+        let Scratch { strip, work, bytes, draws, positions, .. } = scratch;
+        bytes.clear();
+        bytes.extend(low.iter().zip(high).flat_map(|(low, high)| [*low, *high]));
+        work.resize(n_kept, 0.0);
+        convert::to_f32(DType::F16, bytes, work);
+        if !quantise::sum_abs(work).is_finite() {
+            return Err(Error::corrupt("a stored value is not finite"));
         }
-        if k != n_kept || !values.len().is_multiple_of(2) {
+        let mut left = work.as_slice();
+        for (_, rows) in strips(target.n_rows, rows_in_cache(target.n_cols)) {
+            strip.clear();
+            strip.resize(rows.len() * target.n_cols, 0.0);
+            for (row, delta) in rows.clone().zip(strip.chunks_exact_mut(target.n_cols)) {
+                mask::survivors(target.place, row, keep, draws, target.n_cols, positions);
+                let (here, later) = left
+                    .split_at_checked(positions.len())
+                    .ok_or_else(|| Error::corrupt("fewer values than the mask keeps"))?;
+                for (i, value) in positions.iter().zip(here) {
+                    delta[*i as usize] = value * up;
+                }
+                left = later;
+            }
+            target.add_rows(base, &rows, strip, out);
+        }
+        if !left.is_empty() || !values.len().is_multiple_of(2) {
             return Err(Error::corrupt("more values than the mask keeps"));
         }
         Ok(())

@@ -6,6 +6,8 @@
 //! `DType::is_float` first.
 
 use crate::kernel::float::{Bf16, E4M3, E5M2, F16, F32, F64, Format};
+use crate::kernel::joined;
+use crate::kernel::quantise::LANES;
 use crate::tensor::DType;
 
 /// Elements handled at a time when two formats meet; the copies stay in the first-level cache.
@@ -61,6 +63,12 @@ vectorised! {
     /// Fine-tune minus base in f32, or in f64 and then narrowed when either is F64. A NaN result
     /// is always the same NaN, since processors disagree about its sign and payload.
     pub fn subtract(ft: (DType, &[u8]), base: (DType, &[u8]), out: &mut [f32]) = subtract_body;
+}
+
+vectorised! {
+    /// The sum of squares of what [`subtract`] gives, taken in f64 and over the lanes of
+    /// [`sum_squares`](crate::kernel::quantise::sum_squares).
+    pub fn squared_difference(ft: (DType, &[u8]), base: (DType, &[u8])) -> f64 = squared_difference_body;
 }
 
 vectorised! {
@@ -122,7 +130,7 @@ fn one_nan(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn subtract_body(ft: (DType, &[u8]), base: (DType, &[u8]), out: &mut [f32]) {
+pub(super) fn subtract_body(ft: (DType, &[u8]), base: (DType, &[u8]), out: &mut [f32]) {
     match (ft.0, base.0) {
         (DType::BF16, DType::BF16) => subtract_same::<Bf16>(ft.1, base.1, out),
         (DType::F16, DType::F16) => subtract_same::<F16>(ft.1, base.1, out),
@@ -136,6 +144,51 @@ fn subtract_body(ft: (DType, &[u8]), base: (DType, &[u8]), out: &mut [f32]) {
 fn subtract_same<F: Format>(ft: &[u8], base: &[u8], out: &mut [f32]) {
     for ((o, &a), &b) in out.iter_mut().zip(F::view(ft)).zip(F::view(base)) {
         *o = one_nan(F::to_f32(a) - F::to_f32(b));
+    }
+}
+
+#[inline(always)]
+fn squared_difference_body(ft: (DType, &[u8]), base: (DType, &[u8])) -> f64 {
+    let mut sums = [0.0; LANES];
+    match (ft.0, base.0) {
+        (DType::BF16, DType::BF16) => squares_of_same::<Bf16>(ft.1, base.1, &mut sums),
+        (DType::F16, DType::F16) => squares_of_same::<F16>(ft.1, base.1, &mut sums),
+        (DType::F32, DType::F32) => squares_of_same::<F32>(ft.1, base.1, &mut sums),
+        _ => {
+            let mut delta = [0.0f32; BLOCK];
+            for (a, b) in blocks(ft).zip(blocks(base)) {
+                let n = (a.len() * 8 / ft.0.bits()).min(b.len() * 8 / base.0.bits());
+                subtract_body((ft.0, a), (base.0, b), &mut delta[..n]);
+                add_squares(&mut sums, &delta[..n]);
+            }
+        }
+    }
+    joined(sums)
+}
+
+#[inline(always)]
+fn squares_of_same<F: Format>(ft: &[u8], base: &[u8], sums: &mut [f64; LANES]) {
+    let (ft, ft_rest) = F::view(ft).as_chunks::<LANES>();
+    let (base, base_rest) = F::view(base).as_chunks::<LANES>();
+    for (a, b) in ft.iter().zip(base) {
+        for i in 0..LANES {
+            let x = f64::from(F::to_f32(a[i]) - F::to_f32(b[i]));
+            sums[i] += x * x;
+        }
+    }
+    // Lengths are equal, so only one of both chunk lists can have ended here.
+    for ((sum, &a), &b) in sums.iter_mut().zip(ft_rest).zip(base_rest) {
+        let x = f64::from(F::to_f32(a) - F::to_f32(b));
+        *sum += x * x;
+    }
+}
+
+#[inline(always)]
+fn add_squares(sums: &mut [f64; LANES], values: &[f32]) {
+    for chunk in values.chunks(LANES) {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(x) * f64::from(x);
+        }
     }
 }
 
@@ -172,7 +225,7 @@ fn blocks(of: (DType, &[u8])) -> std::slice::Chunks<'_, u8> {
 }
 
 #[inline(always)]
-fn add_body(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &mut [u8]) {
+pub(super) fn add_body(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &mut [u8]) {
     match (base.0, dtype) {
         (DType::BF16, DType::BF16) => add_same::<Bf16>(base.1, delta, out),
         (DType::F16, DType::F16) => add_same::<F16>(base.1, delta, out),
@@ -249,7 +302,7 @@ fn recode_body(from: (DType, &[u8]), to: DType, out: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::both_ways;
+    use crate::kernel::{both_ways, quantise};
     use proptest::prelude::*;
 
     fn floats() -> Vec<DType> {
@@ -335,6 +388,11 @@ mod tests {
                 add((pair.1, b), &delta, pair.0, &mut sum);
                 let mut other = vec![0; n * pair.1.bits() / 8];
                 recode((pair.0, a), pair.1, &mut other);
+                let (x, y) = (&a[..n * pair.0.bits() / 8], &b[..n * pair.1.bits() / 8]);
+                let squares = squared_difference((pair.0, x), (pair.1, y));
+                let apart = quantise::sum_squares(&delta);
+                // Which NaN a sum of NaN is depends on the processor.
+                assert!(squares.to_bits() == apart.to_bits() || squares.is_nan() && apart.is_nan());
                 (bits(&values_of(pair.0, a)), bits(&delta), sum, other)
             });
             prop_assert_eq!(wide, plain);

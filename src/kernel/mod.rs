@@ -74,6 +74,7 @@ pub mod random;
 pub mod rans;
 mod rans_stream;
 pub mod rice;
+pub mod sample;
 pub mod select;
 pub mod sparse;
 pub mod trellis;

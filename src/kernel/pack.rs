@@ -92,7 +92,7 @@ fn unpack_width<const W: usize>(bytes: &[u8], codes: &mut [u8]) {
 
 /// Eight codes to the low `W` bytes: pairs are joined, then pairs of pairs, then the halves.
 #[inline(always)]
-fn squeeze<const W: usize>(codes: [u8; 8]) -> [u8; 8] {
+pub(super) fn squeeze<const W: usize>(codes: [u8; 8]) -> [u8; 8] {
     let mask = 0x0101_0101_0101_0101 * ((1u64 << W) - 1);
     let x = u64::from_le_bytes(codes) & mask;
     let x = (x & 0x00ff_00ff_00ff_00ff) | ((x >> (8 - W)) & (0x00ff_00ff_00ff_00ff << W));

@@ -71,13 +71,14 @@ macro_rules! with_word {
 }
 
 vectorised! {
-    /// Writes the difference planes of two runs of equal length, as many bytes as each has.
-    pub fn difference(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) = difference_body;
+    /// Writes the difference planes of two runs of equal length, as many bytes as each has. `sorted` is
+    /// working space that grows to as many bytes.
+    pub fn difference(ft: &[u8], base: &[u8], lane: Lane, sorted: &mut Vec<u8>, out: &mut [u8]) = difference_body;
 }
 
 vectorised! {
     /// The exact inverse: the fine-tune's bytes from difference planes and base.
-    pub fn undo_difference(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) = undo_body;
+    pub fn undo_difference(planes: &[u8], base: &[u8], lane: Lane, sorted: &mut Vec<u8>, out: &mut [u8]) = undo_body;
 }
 
 vectorised! {
@@ -92,15 +93,15 @@ vectorised! {
 }
 
 #[inline(always)]
-fn difference_body(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+fn difference_body(ft: &[u8], base: &[u8], lane: Lane, sorted: &mut Vec<u8>, out: &mut [u8]) {
     debug_assert!(ft.len() == base.len() && base.len() == out.len());
-    with_word!(lane, difference_words(ft, base, lane, out));
+    with_word!(lane, difference_words(ft, base, lane, sorted, out));
 }
 
 #[inline(always)]
-fn undo_body(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+fn undo_body(planes: &[u8], base: &[u8], lane: Lane, sorted: &mut Vec<u8>, out: &mut [u8]) {
     debug_assert!(planes.len() == base.len() && base.len() == out.len());
-    with_word!(lane, undo_words(planes, base, lane, out));
+    with_word!(lane, undo_words(planes, base, lane, sorted, out));
 }
 
 #[inline(always)]
@@ -230,7 +231,13 @@ impl<W: Word> Block<W> {
 }
 
 #[inline(always)]
-fn difference_words<W: Word>(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+fn difference_words<W: Word>(
+    ft: &[u8],
+    base: &[u8],
+    lane: Lane,
+    sorted: &mut Vec<u8>,
+    out: &mut [u8],
+) {
     let (ft, base) = (W::view(ft), W::view(base));
     let n = ft.len().min(base.len()).min(out.len() / W::BYTES);
     let (ft, base) = (&ft[..n], &base[..n]);
@@ -238,7 +245,7 @@ fn difference_words<W: Word>(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8])
         let diff = |i: usize| fold(W::load(ft[i]), W::load(base[i]), lane.order);
         return write_planes::<W>(n, out, diff);
     }
-    let mut planes = planes_mut::<W>(out, n);
+    let sorted = lanes_of::<W>(sorted, n);
     let mut places = Places::of::<W>(base, lane);
     let mut block = Block::<W>::new();
     for ranges in places.blocks(n) {
@@ -250,17 +257,32 @@ fn difference_words<W: Word>(ft: &[u8], base: &[u8], lane: Lane, out: &mut [u8])
             }
         }
         block.visit(&mut places, &ranges, |word, place| {
-            for (b, plane) in planes[..W::BYTES].iter_mut().enumerate() {
-                if let Some(byte) = plane.get_mut(place) {
-                    *byte = word.low_byte_at(8 * b as u32);
-                }
+            if let Some(raw) = sorted.get_mut(place) {
+                *raw = word.store();
             }
         });
     }
+    write_planes::<W>(n, out, |i| W::load(sorted[i]));
+}
+
+/// Working space of `n` lanes. Sorting moves whole lanes, one store each, and cutting them into planes
+/// afterwards is vector code: stores to scattered places are what sorting costs.
+#[inline(always)]
+fn lanes_of<W: Word>(sorted: &mut Vec<u8>, n: usize) -> &mut [W::Raw] {
+    if sorted.len() < n * W::BYTES {
+        sorted.resize(n * W::BYTES, 0);
+    }
+    &mut W::view_mut(sorted)[..n]
 }
 
 #[inline(always)]
-fn undo_words<W: Word>(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
+fn undo_words<W: Word>(
+    planes: &[u8],
+    base: &[u8],
+    lane: Lane,
+    sorted: &mut Vec<u8>,
+    out: &mut [u8],
+) {
     let (out, base) = (W::view_mut(out), W::view(base));
     let n = out.len().min(base.len()).min(planes.len() / W::BYTES);
     let (out, base) = (&mut out[..n], &base[..n]);
@@ -271,11 +293,17 @@ fn undo_words<W: Word>(planes: &[u8], base: &[u8], lane: Lane, out: &mut [u8]) {
         }
         return;
     }
+    let sorted = lanes_of::<W>(sorted, n);
+    for (i, raw) in sorted.iter_mut().enumerate() {
+        *raw = word_at::<W>(&planes, i).store();
+    }
     let mut places = Places::of::<W>(base, lane);
     let mut block = Block::<W>::new();
     for ranges in places.blocks(n) {
         block.load_keys(base, &ranges, lane);
-        block.visit(&mut places, &ranges, |word, place| *word = word_at::<W>(&planes, place));
+        block.visit(&mut places, &ranges, |word, place| {
+            *word = sorted.get(place).map_or_else(W::default, |raw| W::load(*raw));
+        });
         for (words, range) in block.words.iter().zip(&ranges) {
             let lanes = out[range.clone()].iter_mut().zip(&base[range.clone()]);
             for (&word, (raw, &b)) in words.iter().zip(lanes) {
@@ -317,17 +345,6 @@ fn planes_of<W: Word>(bytes: &[u8], n: usize) -> [&[u8]; 8] {
 }
 
 #[inline(always)]
-fn planes_mut<W: Word>(bytes: &mut [u8], n: usize) -> [&mut [u8]; 8] {
-    let mut planes: [&mut [u8]; 8] = Default::default();
-    if n > 0 {
-        for (plane, bytes) in planes[..W::BYTES].iter_mut().zip(bytes.chunks_exact_mut(n)) {
-            *plane = bytes;
-        }
-    }
-    planes
-}
-
-#[inline(always)]
 fn word_at<W: Word>(planes: &[&[u8]; 8], i: usize) -> W {
     let mut word = W::default();
     for (b, plane) in planes[..W::BYTES].iter().enumerate() {
@@ -357,7 +374,7 @@ mod tests {
 
     fn differences(ft: &[u8], base: &[u8], lane: Lane) -> Vec<u8> {
         let mut out = vec![0; ft.len()];
-        difference(ft, base, lane, &mut out);
+        difference(ft, base, lane, &mut Vec::new(), &mut out);
         out
     }
 
@@ -412,7 +429,7 @@ mod tests {
             let (wide, plain) = both_ways(|| {
                 let planes = differences(&ft, &base, lane);
                 let mut back = vec![0; ft.len()];
-                undo_difference(&planes, &base, lane, &mut back);
+                undo_difference(&planes, &base, lane, &mut Vec::new(), &mut back);
                 let mut alone = vec![0; ft.len()];
                 split(&ft, lane, &mut alone);
                 let mut merged = vec![0; ft.len()];

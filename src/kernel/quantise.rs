@@ -8,7 +8,7 @@ use half::f16;
 use crate::kernel::joined;
 
 /// Lanes of every reduction: two of the widest vectors, whatever this machine has.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
 /// Adding 2^23 leaves a float of 0..=255 rounded to nearest even in the low bits.
 const ROUNDER: f32 = 8_388_608.0;
 
@@ -42,6 +42,12 @@ vectorised! {
 vectorised! {
     /// The values the codes stand for: `lo` for 0, `hi` (within rounding) for the largest.
     pub fn dequantise(codes: &[u8], lo: f32, hi: f32, bits: u32, out: &mut [f32]) = dequantise_body;
+}
+
+vectorised! {
+    /// Codes of values times `alpha` on the grid `scale * (code - zero)`, rounded to nearest even in f64
+    /// and held to 0..=`most`; NaN gets 0.
+    pub fn quantise_affine(values: &[f32], alpha: f64, scale: f64, zero: f64, most: u8, codes: &mut [u8]) = quantise_affine_body;
 }
 
 /// The largest finite f16 that is not above `x`; -65504 below that, 0 for NaN.
@@ -157,6 +163,24 @@ fn quantise_body(values: &[f32], lo: f32, hi: f32, bits: u32, codes: &mut [u8]) 
 }
 
 #[inline(always)]
+fn quantise_affine_body(
+    values: &[f32],
+    alpha: f64,
+    scale: f64,
+    zero: f64,
+    most: u8,
+    codes: &mut [u8],
+) {
+    let most = f64::from(most);
+    for (code, &x) in codes.iter_mut().zip(values) {
+        let t = (f64::from(x) * alpha / scale).round_ties_even() + zero;
+        let t = if t > 0.0 { t } else { 0.0 };
+        let t = if t < most { t } else { most };
+        *code = t as i32 as u8;
+    }
+}
+
+#[inline(always)]
 fn dequantise_body(codes: &[u8], lo: f32, hi: f32, bits: u32, out: &mut [f32]) {
     let span = hi - lo;
     let step = if hi > lo && span.is_finite() { span / levels(bits) } else { 0.0 };
@@ -213,6 +237,17 @@ mod tests {
         assert_eq!(sum_abs(&[-1.0; 33]), 33.0);
         assert_eq!(sum(&[-1.0; 33]), -33.0);
         assert_eq!(sum_squares(&[]), 0.0);
+    }
+
+    #[test]
+    fn affine_codes_round_half_to_even_and_saturate() {
+        let values = [-9.0, 0.0, 0.25, 0.75, 1.0, 2.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        let (wide, plain) = both_ways(|| {
+            let mut codes = [77; 9];
+            quantise_affine(&values, 2.0, 1.0, 1.0, 3, &mut codes);
+            codes
+        });
+        assert_eq!((wide, plain), ([0, 1, 1, 3, 3, 3, 0, 3, 0], wide));
     }
 
     proptest! {

@@ -1,6 +1,8 @@
 //! Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as
 //! 1, 2, 3", 2011). Any draw is a function of key and place, so a mask can be drawn again anywhere.
 
+use crate::kernel::pack::squeeze;
+
 /// Blocks drawn side by side, so that a loop over them fills vectors.
 const LANES: usize = 16;
 /// Draws of 16 bits in one block.
@@ -31,8 +33,33 @@ vectorised! {
 }
 
 vectorised! {
+    /// Lists the places of the draws below `bound`, ascending, in place of what `out` held.
+    pub fn places_below(draws: &[u16], bound: u16, out: &mut Vec<u32>) = places_below_body;
+}
+
+vectorised! {
     /// Negates value `i` if bit `i % 16` of draw `i / 16` is set.
     pub fn flip_signs(draws: &[u16], values: &mut [f32]) = flip_signs_body;
+}
+
+#[inline(always)]
+pub(super) fn places_below_body(draws: &[u16], bound: u16, out: &mut Vec<u32>) {
+    out.clear();
+    for (word_idx, word) in draws.chunks(64).enumerate() {
+        // Comparing and joining bits run in vectors; what is left is a step for each place found.
+        let mut below = [0u8; 64];
+        for (b, draw) in below.iter_mut().zip(word) {
+            *b = u8::from(*draw < bound);
+        }
+        let mut mask = 0;
+        for (i, eight) in below.as_chunks::<8>().0.iter().enumerate() {
+            mask |= u64::from(squeeze::<1>(*eight)[0]) << (8 * i);
+        }
+        while mask != 0 {
+            out.push((word_idx * 64) as u32 + mask.trailing_zeros());
+            mask &= mask - 1;
+        }
+    }
 }
 
 #[inline(always)]
@@ -80,6 +107,22 @@ mod tests {
         assert_eq!([a[0], b[0], c[0], d[0]], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         let [a, b, c, d] = philox([[u32::MAX]; 4], u64::MAX);
         assert_eq!([a[0], b[0], c[0], d[0]], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn places_below_a_bound_are_all_there_are() {
+        let mut draws = vec![0; 1000];
+        row_draws(3, 1, &mut draws);
+        for (n, bound) in [(1000, 6554), (999, 1), (64, u16::MAX), (63, 0), (1, 40_000), (0, 7)] {
+            let all = (0u32..).zip(&draws[..n]);
+            let want: Vec<u32> = all.filter(|(_, d)| **d < bound).map(|(i, _)| i).collect();
+            let (wide, plain) = both_ways(|| {
+                let mut out = vec![9];
+                places_below(&draws[..n], bound, &mut out);
+                out
+            });
+            assert_eq!((&wide, &plain), (&want, &want), "{n} {bound}");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(crate) fn encode(
         }
         Some(base) => {
             let base = planes::base_as(base, tile.dtype, &mut scratch.bytes);
-            encode_pair(tile, base, label, encoder, &mut payload, out)
+            encode_pair(tile, base, label, encoder, &mut scratch.sorted, &mut payload, out)
         }
     };
     scratch.codes = payload;
@@ -45,6 +45,7 @@ fn encode_pair(
     base: &[u8],
     label: Label,
     encoder: &mut Encoder,
+    sorted: &mut Vec<u8>,
     payload: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Result<()> {
@@ -52,7 +53,7 @@ fn encode_pair(
         planes::encode_equal(payload);
         return encoder.encode(label, payload, out);
     }
-    planes::encode_difference(tile, base, payload);
+    planes::encode_difference(tile, base, sorted, payload);
     let start = out.len();
     encoder.encode(label, payload, out)?;
     let difference_len = out.len() - start;

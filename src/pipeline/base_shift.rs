@@ -290,7 +290,7 @@ fn fit(
     let mut sum = Fit::default();
     encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
         sum.add(tile.fit);
-        Ok(vec![tile.frame])
+        Ok(())
     })?;
     Ok(sum)
 }

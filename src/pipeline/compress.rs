@@ -14,7 +14,7 @@ use crate::pair::PairItem;
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle;
-use crate::pipeline::encode::{EncodedTile, Restored, Run, encode_units};
+use crate::pipeline::encode::{EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -227,8 +227,7 @@ impl<'a> CompressSink<'a> {
         Self { inputs, writer, seals, hasher: TensorHasher::default(), output_sums: (0.0, 0.0) }
     }
 
-    /// Writes one tile; returns the buffers to be used again.
-    fn write(&mut self, tensor: usize, tile: EncodedTile) -> Result<Vec<Vec<u8>>> {
+    fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
         let offset = self.writer.write(&tile.frame)?;
         self.hasher.update(tile.base.as_deref(), tile.restored.bytes());
         let seal = &mut self.seals[tensor];
@@ -249,11 +248,7 @@ impl<'a> CompressSink<'a> {
                 seal.base_probe = base_probe(&self.inputs.base_source, base, used)?;
             }
         }
-        let mut spare = vec![tile.frame];
-        if let Restored::Lossy(bytes) = tile.restored {
-            spare.push(bytes);
-        }
-        Ok(spare)
+        Ok(())
     }
 }
 

@@ -1,8 +1,6 @@
 //! The parallel part of restoring and verifying: one stored frame in, its restored bytes out; and the
 //! check of what came out against the stored hashes.
 
-use crossbeam::queue::SegQueue;
-
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::Window;
 use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
@@ -11,6 +9,7 @@ use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
 use crate::pipeline::base::{Base, wrong_base};
 use crate::pipeline::budget::Needs;
 use crate::pipeline::identity::{TensorHasher, mask_place};
+use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{DeltaState, Shift};
 use crate::tensor::Tile;
 
@@ -67,14 +66,10 @@ pub(crate) struct DecodeStage<'a> {
     pub(crate) shift: Option<&'a Shift<'a>>,
     /// Tensors to decode, ascending; no aliases.
     pub(crate) wanted: &'a [usize],
-    pub(crate) spare: SegQueue<Vec<u8>>,
+    pub(crate) spares: Spares,
 }
 
 impl DecodeStage<'_> {
-    pub(crate) fn spare(&self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
-    }
-
     /// Memory the run takes.
     pub(crate) fn needs(&self) -> Needs {
         let (mut tile, mut worker) = (0, 0);
@@ -91,8 +86,9 @@ impl DecodeStage<'_> {
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
             tile = tile.max(bytes + base + u64::from(frame));
             let shift = self.shift.map_or(0, |shift| shift.worker_bytes(n));
-            worker = worker.max(2 * bytes + n + 3 * strip + shift);
+            worker = worker.max(3 * bytes + n + 3 * strip + shift);
         }
+        tile += self.base.map_or(0, |base| base.source().window_margin());
         let shift = self.shift.map_or(0, Shift::resident_bytes);
         Needs { resident: self.stored.resident_bytes() + shift, tile, worker }
     }
@@ -104,7 +100,7 @@ impl DecodeStage<'_> {
 
     /// Decodes one frame.
     pub(crate) fn work(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
-        let mut bytes = self.spare();
+        let mut bytes = self.spares.tile(self.target(&job).n_bytes());
         self.decode(state, &job, &mut bytes).context(|| self.place(&job))?;
         let Job { tensor, part, tile, frame, base, .. } = job;
         Ok(Decoded { tensor, part, tile, bytes, base, frame })
@@ -114,7 +110,7 @@ impl DecodeStage<'_> {
     pub(crate) fn expand(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
         self.payload(state, &job).context(|| self.place(&job))?;
         let Job { tensor, part, tile, frame, base, .. } = job;
-        Ok(Decoded { tensor, part, tile, bytes: self.spare(), base, frame })
+        Ok(Decoded { tensor, part, tile, bytes: Vec::new(), base, frame })
     }
 
     /// Which tile it is, for messages.
@@ -143,15 +139,13 @@ impl DecodeStage<'_> {
         expand(&mut state.decoder, &job.frame, wanted, &target, &mut state.payload)
     }
 
-    fn decode(&self, state: &mut DecodeState, job: &Job, out: &mut Vec<u8>) -> Result<()> {
+    fn decode(&self, state: &mut DecodeState, job: &Job, out: &mut [u8]) -> Result<()> {
         let codec = self.payload(state, job)?;
         let target = self.target(job);
         let base = match (self.stored.head.items[job.tensor].origin, &job.base) {
             (Origin::Base { dtype, .. }, Some(bytes)) => Some(Operand { dtype, bytes }),
             _ => None,
         };
-        out.clear();
-        out.resize(target.n_bytes(), 0);
         let DecodeState { scratch, payload, shift, .. } = state;
         let base = match (self.shift, base) {
             // Tiles kept bit for bit stand on the base as it is.
@@ -214,7 +208,7 @@ impl<'a> HashCheck<'a> {
 
     /// Gives a tile's buffers back.
     pub(crate) fn done(&self, tile: Decoded) {
-        self.stage.spare.push(tile.bytes);
-        self.stage.spare.push(tile.frame);
+        self.stage.spares.give_tile(tile.bytes);
+        self.stage.spares.give_frame(tile.frame);
     }
 }

@@ -1,7 +1,6 @@
 //! The parallel part of compressing: one tile in, its statistics or its frame out.
 
 use crossbeam::channel::unbounded;
-use crossbeam::queue::SegQueue;
 
 use crate::archive::Origin;
 use crate::checkpoint::{Checkpoint, Window};
@@ -9,7 +8,7 @@ use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, Kind, Label};
-use crate::kernel::{convert, quantise};
+use crate::kernel::convert;
 use crate::method::dbms::Fit;
 use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
@@ -20,6 +19,7 @@ use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::schedule::{Block, Job, TileReader, Unit};
+use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{DeltaState, Sides};
 use crate::survey::TileStats;
 use crate::tensor::DType;
@@ -34,8 +34,7 @@ struct EncodeStage<'a> {
     pub(crate) method: &'a Method,
     pub(crate) run: Run<'a>,
     calibration: Option<&'a Calibration>,
-    /// Buffers that the sink has emptied.
-    pub(crate) spare: SegQueue<Vec<u8>>,
+    spares: Spares,
 }
 
 /// What one worker reuses.
@@ -118,12 +117,6 @@ impl EncodeStage<'_> {
         Label { kind, codec, variant: self.run.variant, item, part: part as u32 }
     }
 
-    fn spare(&self) -> Vec<u8> {
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.clear();
-        buffer
-    }
-
     fn encode_exact(
         &self,
         state: &mut EncodeState,
@@ -132,7 +125,7 @@ impl EncodeStage<'_> {
     ) -> Result<EncodedTile> {
         let tile = Operand { dtype: self.ft.tensors()[tensor].dtype, bytes: &job.ft };
         let base = self.base_operand(&job, tensor);
-        let mut frame = self.spare();
+        let mut frame = self.spares.frame();
         let label = self.label(tensor, job.part, 0);
         lossless::encode(tile, base, label, &mut state.encoder, &mut state.scratch, &mut frame)?;
         Ok(EncodedTile {
@@ -145,6 +138,13 @@ impl EncodeStage<'_> {
             output_sums: (0.0, 0.0),
             fit: Fit::default(),
         })
+    }
+
+    fn recycle(&self, tile: EncodedTile) {
+        self.spares.give_frame(tile.frame);
+        if let Restored::Lossy(bytes) = tile.restored {
+            self.spares.give_tile(bytes);
+        }
     }
 
     fn base_operand<'j>(&self, job: &'j Job, tensor: usize) -> Option<Operand<'j>> {
@@ -208,10 +208,9 @@ impl EncodeStage<'_> {
     ) -> Result<EncodedTile> {
         let &Lossy { target, sides, .. } = lossy;
         let DeltaTile { ft, base, .. } = lossy.delta;
-        let mut frame = self.spare();
+        let mut frame = self.spares.frame();
         encoder.encode(label, payload, &mut frame)?;
-        let mut restored = self.spare();
-        restored.resize(target.n_bytes(), 0);
+        let mut restored = self.spares.tile(target.n_bytes());
         let codec = codec::by_code(label.codec)?;
         codec.decode(payload, &target, Some(base), scratch, &mut restored)?;
         let decoded = Operand { dtype: target.dtype, bytes: &restored };
@@ -225,13 +224,13 @@ impl EncodeStage<'_> {
             }
             _ => Default::default(),
         };
-        let squared_error = squared_difference(ft, decoded, scratch);
+        let [squared_error, squared_delta] = squared_differences([(ft, decoded), sides]);
         Ok(EncodedTile {
             part: u64::from(label.part),
             frame,
             restored: Restored::Lossy(restored),
             squared_error,
-            squared_delta: squared_difference(sides.0, sides.1, scratch),
+            squared_delta,
             output_sums,
             fit,
             base: None,
@@ -249,7 +248,7 @@ impl EncodeStage<'_> {
                 let difference = DeltaTile { ft: a, base: b, ..lossy.delta };
                 calibration.output_error(lossy.tensor, &difference, scratch)
             }
-            None => Ok(squared_difference(a, b, scratch)),
+            None => Ok(squared_differences([(a, b)])[0]),
         };
         Ok(Fit { delta: sum(ft, base)?, decoded: sum(decoded, base)?, error: sum(ft, decoded)? })
     }
@@ -265,17 +264,18 @@ struct Lossy<'a> {
     sides: (Operand<'a>, Operand<'a>),
 }
 
-/// Sum of squares of `a - b`, in steps of a fixed size so that it never depends on the machine.
-fn squared_difference(a: Operand<'_>, b: Operand<'_>, scratch: &mut Scratch) -> f64 {
-    let (a_width, b_width) = (a.dtype.bits() / 8, b.dtype.bits() / 8);
-    let parts = a.bytes.chunks(ERROR_STEP * a_width).zip(b.bytes.chunks(ERROR_STEP * b_width));
-    parts
-        .map(|(x, y)| {
-            scratch.strip.resize(x.len() / a_width, 0.0);
-            convert::subtract((a.dtype, x), (b.dtype, y), &mut scratch.strip);
-            quantise::sum_squares(&scratch.strip)
-        })
-        .sum()
+/// Sums of squares of `a - b` for each pair, in steps of a fixed size: the pairs share operands, which so
+/// stay in cache, and a sum never depends on the machine.
+fn squared_differences<const N: usize>(pairs: [(Operand<'_>, Operand<'_>); N]) -> [f64; N] {
+    let n = pairs.iter().map(|(a, _)| a.bytes.len() * 8 / a.dtype.bits()).max().unwrap_or(0);
+    let mut sums = [0.0; N];
+    for start in (0..n).step_by(ERROR_STEP) {
+        let step = start..n.min(start + ERROR_STEP);
+        for (sum, (a, b)) in sums.iter_mut().zip(&pairs) {
+            *sum += convert::squared_difference(a.part(&step), b.part(&step));
+        }
+    }
+    sums
 }
 
 /// What is encoded, and into what.
@@ -306,8 +306,8 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor; the
-/// sink returns the buffers it has emptied. Returns what the method found about the whole model.
+/// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor. Returns
+/// what the method found about the whole model.
 ///
 /// # Errors
 /// `Interrupted`; whatever a tile or the sink says.
@@ -316,14 +316,15 @@ pub(crate) fn encode_units(
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
-    mut sink: impl FnMut(usize, EncodedTile) -> Result<Vec<Vec<u8>>>,
+    mut sink: impl FnMut(usize, &EncodedTile) -> Result<()>,
 ) -> Result<Findings> {
     let Run { units, earlier, .. } = *run;
     let needs = inputs.needs(&options.method, &run.sides);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
     let (method, calibration) = (&options.method, inputs.calibration.as_ref());
-    let stage = &EncodeStage { ft, pair, method, calibration, run: *run, spare: SegQueue::new() };
+    let stage =
+        &EncodeStage { ft, pair, method, calibration, run: *run, spares: Spares::default() };
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());
@@ -352,8 +353,8 @@ pub(crate) fn encode_units(
                     }
                 }
                 Outcome::Encoded(tile) => {
-                    let spare = sink(units[worked.block.unit].tensor, tile)?;
-                    spare.into_iter().for_each(|buffer| stage.spare.push(buffer));
+                    sink(units[worked.block.unit].tensor, &tile)?;
+                    stage.recycle(tile);
                 }
             }
             Ok(())

@@ -158,7 +158,7 @@ fn encode_sample(
         found.stored += tile.frame.len() as u64;
         found.squared_error += tile.squared_error;
         found.squared_delta += tile.squared_delta;
-        Ok(vec![tile.frame])
+        Ok(())
     })?;
     Ok(found)
 }

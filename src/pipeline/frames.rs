@@ -49,7 +49,7 @@ impl<'a> FrameReader<'a> {
 
     fn job(&self, tensor: usize, part: u64, offset: u64, len: u32) -> Result<Job> {
         let tile = self.stage.stored.tilings[tensor].get(part);
-        let mut frame = self.stage.spare();
+        let mut frame = self.stage.spares.frame();
         self.stage.archive.frames().read(offset, len as usize, &mut frame)?;
         let base = match self.base_place(tensor, &tile) {
             Some((source, shard, at, n)) => {

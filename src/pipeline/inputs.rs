@@ -110,8 +110,9 @@ impl Inputs {
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
             let own =
                 if p.item.lossy { method.lossy().map_or(0, |m| m.worker_bytes(n)) } else { 0 };
-            worker = worker.max(2 * bytes + n + 3 * strip + sides.worker_bytes(n) + own);
+            worker = worker.max(3 * bytes + n + 3 * strip + sides.worker_bytes(n) + own);
         }
+        tile += self.ft_source.window_margin() + self.base_source.window_margin();
         let headers: u64 = self.ft.shards().iter().map(|s| s.header.len() as u64).sum();
         let tiles: u64 = self.pair.items.iter().map(|p| p.tiling.len()).sum();
         let held = method.lossy().map_or(0, |m| m.held_bytes(&mut self.matrices()));

@@ -7,8 +7,6 @@
 use std::ops::AddAssign;
 use std::path::Path;
 
-use crossbeam::queue::SegQueue;
-
 use crate::archive::{Archive, FORMAT_VERSION, Origin, Stored};
 use crate::codec::Part;
 use crate::error::{Error, Result, ResultExt};
@@ -20,6 +18,7 @@ use crate::pipeline::decode::{DecodeStage, DecodeState, Job};
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::Resources;
 use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::spares::Spares;
 use crate::report::{ArchiveSummary, BaseVectorSummary, PartBits, VariantSummary};
 
 /// Lists the variants of an archive, or the one called `name`, from its records alone. With `tensors`
@@ -180,8 +179,14 @@ fn add_parts(archive: &Archive, stored: &Stored, summary: &mut VariantSummary) -
 /// What the stored bytes of these tensors are for, tensor by tensor.
 fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<PartBytes>> {
     let mut found = vec![PartBytes::default(); stored.tensors.len()];
-    let stage =
-        &DecodeStage { archive, stored, base: None, shift: None, wanted, spare: SegQueue::new() };
+    let stage = &DecodeStage {
+        archive,
+        stored,
+        base: None,
+        shift: None,
+        wanted,
+        spares: Spares::default(),
+    };
     let Needs { resident, tile, worker } = stage.needs();
     // A part and its compressed bytes are each about as large as a payload, at most.
     let needs = Needs { resident, tile, worker: 2 * worker };
@@ -198,7 +203,7 @@ fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<P
         },
         |(tensor, bytes, frame)| {
             found[tensor] += bytes;
-            stage.spare.push(frame);
+            stage.spares.give_frame(frame);
             Ok(())
         },
     )?;

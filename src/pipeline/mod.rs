@@ -23,6 +23,7 @@ mod remove;
 mod restore;
 mod schedule;
 mod size;
+mod spares;
 mod stored_delta;
 mod strip;
 mod trial;

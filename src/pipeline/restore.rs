@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crossbeam::queue::SegQueue;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -19,6 +18,7 @@ use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck};
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, RestoreOptions};
 use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::report::RestoreReport;
 
@@ -56,7 +56,7 @@ pub fn restore(
         base: Some(&base),
         shift: shift.as_ref(),
         wanted: &wanted,
-        spare: SegQueue::new(),
+        spares: Spares::default(),
     };
     let mut writer = CheckpointWriter::create(output, options.force)?;
     for layout in &layouts {

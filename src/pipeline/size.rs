@@ -97,7 +97,7 @@ fn bits_left(
     let run = Run::new(&exact, 0, &earlier, options.seed);
     encode_units(inputs, options, &run, observer, |_, tile| {
         rest += tile.frame.len() as u64;
-        Ok(vec![tile.frame])
+        Ok(())
     })?;
     let n: u64 = lossy_tensors(inputs).map(|i| inputs.ft.tensors()[i].n_elements()).sum();
     if n == 0 {

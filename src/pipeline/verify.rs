@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crossbeam::queue::SegQueue;
-
 use crate::archive::{Archive, Stored};
 use crate::error::{Error, Result};
 use crate::pipeline::base::Base;
@@ -14,6 +12,7 @@ use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, Resources};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::restore::{BlobPieces, sources};
+use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::report::{Differing, VerifyReport};
 
@@ -74,8 +73,8 @@ fn check_variant(
         base.check(stored, &wanted)?;
     }
     let shift = load_shift(archive, stored)?;
-    let (shift, spare) = (shift.as_ref(), SegQueue::new());
-    let stage = DecodeStage { archive, stored, base, shift, wanted: &wanted, spare };
+    let (shift, spares) = (shift.as_ref(), Spares::default());
+    let stage = DecodeStage { archive, stored, base, shift, wanted: &wanted, spares };
     let width = stage.needs().width(resources.max_memory, resources.threads)?;
     let mut reader = FrameReader::new(&stage);
     let mut check = HashCheck::new(&stage);

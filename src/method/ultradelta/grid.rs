@@ -4,10 +4,7 @@
 use crate::codec::delta::DeltaTile;
 use crate::codec::mask::MaskPlace;
 use crate::codec::{Scratch, runs};
-use crate::kernel::{entropy, quantise, random, rice};
-
-/// Most levels a grid has.
-const MAX_LEVELS: usize = 256;
+use crate::kernel::{quantise, random, rice, sample};
 
 /// What UltraDelta decides about one matrix.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -117,46 +114,40 @@ impl GridPlan {
     /// Entries of each level in a tile.
     pub(super) fn count(&self, tile: &DeltaTile<'_>, scratch: &mut Scratch) -> Vec<u32> {
         self.quantise(tile, scratch);
-        entropy::histogram(&scratch.codes)[..self.n_levels()].to_vec()
+        sample::count_levels(&scratch.codes, self.n_levels())[..self.n_levels()].to_vec()
     }
 
-    /// The survivors of a tile: ascending places, and their codes. Of the entries of a level every
-    /// choice of as many as survive is as likely (Knuth's selection sampling, one draw an entry).
+    /// The survivors of a tile, in `scratch`: ascending positions, and their kept codes. Of the entries of
+    /// a level every choice of as many as survive is as likely.
     pub(super) fn survivors(
         &self,
         (tile_idx, place): (usize, MaskPlace),
         tile: &DeltaTile<'_>,
         scratch: &mut Scratch,
-    ) -> (Vec<u32>, Vec<u8>) {
+    ) {
         self.quantise(tile, scratch);
-        let mut left = entropy::histogram(&scratch.codes);
-        let mut due = [0; MAX_LEVELS];
+        let mut left = sample::count_levels(&scratch.codes, self.n_levels());
+        let mut due = [0; 256];
         let kept = self.kept(tile_idx);
         due[..kept.len()].copy_from_slice(kept);
-        let n_survivors = due.iter().map(|n| *n as usize).sum();
-        let mut positions = Vec::with_capacity(n_survivors);
-        let mut codes = Vec::with_capacity(n_survivors);
-        scratch.draws.resize(tile.n_cols, 0);
-        for (row, row_codes) in scratch.codes.chunks_exact(tile.n_cols).enumerate() {
-            random::row_draws(place.key, place.first_row + row as u64, &mut scratch.draws);
-            let entries = (row * tile.n_cols..).zip(row_codes).zip(&scratch.draws);
-            for ((at, code), draw) in entries {
-                let (left, due) = (&mut left[usize::from(*code)], &mut due[usize::from(*code)]);
-                if u64::from(*draw) * u64::from(*left) < u64::from(*due) << 16 {
-                    *due -= 1;
-                    positions.push(at as u32);
-                    codes.push(*code);
-                }
-                *left -= 1;
-            }
+        let Scratch { codes, draws, positions, columns: below, kept, .. } = scratch;
+        positions.clear();
+        kept.clear();
+        draws.resize(tile.n_cols, 0);
+        for (row, codes) in codes.chunks_exact(tile.n_cols).enumerate() {
+            random::row_draws(place.key, place.first_row + row as u64, draws);
+            let (counters, first) = ((&mut left, &mut due), (row * tile.n_cols) as u32);
+            let out = (&mut *positions, &mut *kept);
+            sample::take(codes, draws, self.n_levels(), counters, first, below, out);
         }
-        (positions, codes)
     }
 
-    /// All entries of a tile: their places, and their codes.
-    pub(super) fn all(&self, tile: &DeltaTile<'_>, scratch: &mut Scratch) -> (Vec<u32>, Vec<u8>) {
+    /// All entries of a tile, in `scratch` as survivors would be.
+    pub(super) fn all(&self, tile: &DeltaTile<'_>, scratch: &mut Scratch) {
         self.quantise(tile, scratch);
-        ((0..scratch.codes.len() as u32).collect(), scratch.codes.clone())
+        scratch.positions.clear();
+        scratch.positions.extend(0..scratch.codes.len() as u32);
+        scratch.kept.clone_from(&scratch.codes);
     }
 
     /// Fills `scratch.codes` with the codes of a tile.
@@ -230,10 +221,11 @@ mod tests {
         let mut rows = vec![0u32; n_rows];
         for key in 0..40 {
             let place = MaskPlace { key, first_row: 0 };
-            let (positions, codes) = grid.survivors((0, place), &tile, &mut scratch);
+            grid.survivors((0, place), &tile, &mut scratch);
+            let (positions, codes) = (&scratch.positions, &scratch.kept);
             assert!(positions.is_sorted_by(|a, b| a < b));
             let mut found = vec![0; 8];
-            for (at, code) in positions.iter().zip(&codes) {
+            for (at, code) in positions.iter().zip(codes) {
                 let value = f64::from(values[*at as usize]);
                 assert!((grid.level(usize::from(*code)) - value).abs() <= 1.0 / 7.0 + 1e-6);
                 found[usize::from(*code)] += 1;

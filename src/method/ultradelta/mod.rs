@@ -268,11 +268,12 @@ impl LossyMethod for UltraDelta {
         if pass == COUNTS {
             return TileStats::Counts(plan.count(&at.delta, scratch));
         }
-        let (positions, codes) = match self.trace_of {
+        match self.trace_of {
             TraceOf::Survivors => plan.survivors((at.tile_idx, at.place), &at.delta, scratch),
             TraceOf::Delta => plan.all(&at.delta, scratch),
-        };
+        }
         let (n_rows, n_cols) = (at.delta.n_rows, at.delta.n_cols);
+        let (positions, codes) = (scratch.positions.clone(), scratch.kept.clone());
         TileStats::Survivors { n_rows, n_cols, positions, codes }
     }
 
@@ -347,8 +348,8 @@ impl LossyMethod for UltraDelta {
 
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {
         let Decided::Grid(plan) = &at.plan.decided else { return None };
-        let (positions, codes) = plan.survivors((at.tile_idx, at.place), &at.delta, scratch);
-        runs::encode(&plan.decisions(), &positions, &codes, out);
+        plan.survivors((at.tile_idx, at.place), &at.delta, scratch);
+        runs::encode(&plan.decisions(), &scratch.positions, &scratch.kept, &mut scratch.bytes, out);
         Some(CodecId::Runs)
     }
 
