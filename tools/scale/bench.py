@@ -23,7 +23,7 @@ class Bench:
         self.model, self.dir = model, directory
         self.base, self.fine_tune = directory / "base", directory / "fine-tune"
         self.archive, self.out = directory / "archive.delta.zst", directory / "restored"
-        self.notes = []
+        self.notes, self.failed = [], []
 
     def note(self, text):
         if text not in self.notes:
@@ -33,7 +33,8 @@ class Bench:
         return sum(path.stat().st_size for path in side.glob("*.safetensors"))
 
     def verb(self, name, *options):
-        options = [*options, "--threads", str(self.threads), "--quiet"]
+        memory = f"{self.group.limit >> 20}MiB"
+        options = [*options, "--threads", str(self.threads), "--max-memory", memory, "--quiet"]
         return self.group.run([self.program, name, *options])
 
     def step(self, name, method):

@@ -87,8 +87,8 @@ def measure(bench, args):
                 if method not in failed:
                     measure_method(bench, method, args.steps, costs, archives, round_no)
             except Failed as e:
+                bench.failed.append(f"{method}: {e}")
                 failed.add(method)
-                say(f"  {method}: {e}")
             finally:
                 bench.archive.unlink(missing_ok=True)
     return out
@@ -104,7 +104,7 @@ def measure_method(bench, method, steps, costs, archives, round_no):
 
 
 def run_model(model, args, disk, group):
-    """Builds a model, measures all, removes it. Gives what `table.per_gb` needs."""
+    """Builds a model, measures all, removes it. Gives what `table.per_gb` needs, and what failed."""
     directory = disk.root / "model"
     used = disk.used()
     build.write_pair(directory, model, disk.root / "pool")
@@ -121,9 +121,9 @@ def run_model(model, args, disk, group):
     for method, (costs, archives) in measure(bench, args).items():
         say("", f"**{method}**", "", *table.of_model(costs, archives))
         results.append((model.title, method, size, costs))
-    say("", *(f"- {note}" for note in bench.notes))
+    say("", *(f"- {note}" for note in bench.notes), *(f"- failed: {what}" for what in bench.failed))
     shutil.rmtree(directory)
-    return results
+    return results, bench.failed
 
 
 def stop(signum, _):
@@ -138,7 +138,7 @@ def main():
         signal.signal(signum, stop)
     facts(args)
     args.work.mkdir(parents=True, exist_ok=True)
-    results = []
+    results, failed = [], []
     with Disk(args.work, args.room, args.keep) as disk, Group(disk, args.limit_mib, args.read_mb_s) as group:
         pool = disk.root / "pool"
         shutil.rmtree(disk.root / "model", ignore_errors=True)
@@ -147,8 +147,11 @@ def main():
             build.make_pool(args.program, pool, args.pool_gib, args.pool, args.threads)
         say(f"- values: {build.pool_bytes(pool) / 1e9:.2f} GB a side from {(pool / 'origin').read_text()}")
         for name in args.models:
-            results += run_model(MODELS[name], args, disk, group)
+            of_model, failed_here = run_model(MODELS[name], args, disk, group)
+            results += of_model
+            failed += failed_here
     say("", "## All models, over GB of the fine-tune", "", *table.per_gb(results))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
