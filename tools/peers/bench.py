@@ -120,13 +120,18 @@ class Bench:
             if figures[-1]["over"]:
                 raise Refused(f"over {self.args.timeout:g} s in `{report.shown(template)}`")
             if figures[-1]["status"]:
-                raise Refused(f"failed with {figures[-1]['status']}: {last_line(done.stderr)}")
+                said = install.reason(done.stderr.replace(str(self.scratch), ""))
+                raise Refused(f"failed with {figures[-1]['status']}: {said}")
             left = max(1, left - figures[-1]["wall"])
         return added(figures)
 
-    def floor(self):
-        """The least peak that can be seen: that of a command that does nothing."""
-        return self.timed("true", {})["peak"]
+    def floors(self):
+        """What a command that does nothing takes, and what an import of PyTorch does, or None."""
+        try:
+            torch = self.timed("{python} -c 'import torch'", self.words(self.scratch))
+        except Refused:
+            torch = None
+        return self.timed("true", {}), torch
 
     def once(self, tool, words):
         """One round of one tool."""
@@ -145,11 +150,6 @@ class Bench:
             return figures
         finally:
             shutil.rmtree(run)
-
-
-def last_line(text):
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"
 
 
 def started(bench, tool, index):
@@ -218,7 +218,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
         bench = Bench(args, Path(scratch))
         rows = measure(bench, [tool for tool in TOOLS if tool.name in args.tools])
-        print(report.text(args, bench, rows, bench.floor()))
+        print(report.text(args, bench, rows, *bench.floors()))
     if args.json:
         args.json.write_text(json.dumps([report.raw(row) for row in rows], indent=1) + "\n")
 

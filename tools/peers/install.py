@@ -8,7 +8,7 @@ adds PyTorch (for two rivals and the research methods; some gigabytes), --hanzo 
 What could not be installed goes into DIR/missing.json with the reason. zstd, xdelta3 and bsdiff are the system's
 package manager's matter.
 """
-import argparse, json, subprocess, tempfile, venv
+import argparse, json, re, subprocess, tempfile, venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -19,10 +19,11 @@ NEED_TORCH = ["zipnn", "deltatensors", "weightscope"]
 WITH = {"deltatensors": ["safetensors"], "torch": ["safetensors", "numpy"]}
 
 
-def reason(error):
-    """The line of a failed command's output that says most."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    return next((line for line in lines if line.lower().startswith("error")), lines[-1] if lines else "no output")
+def reason(said):
+    """The line of a failed command's output that says most: the last that calls itself an error, or the last."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*error\b", line, re.IGNORECASE)]
+    return [*lines, *errors][-1][:300] if lines else "no output"
 
 
 def attempt(name, command, missing):

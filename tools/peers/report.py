@@ -82,7 +82,7 @@ def raw(row):
             "refused": row["refused"], "rounds": row["rounds"]}
 
 
-def text(args, bench, rows, floor):
+def text(args, bench, rows, floor, torch):
     done = [row for row in rows if row["rounds"]]
     caches = "dropped before each run" if args.cold else "warm"
     said = [f"Machine: {machine()}. Date: {datetime.date.today()}.",
@@ -90,7 +90,11 @@ def text(args, bench, rows, floor):
             + (" (converted)" if args.dtype else "") + (f", first {args.limit:,} bytes" if args.limit else "")
             + f"; {bench.bytes[0]:,} and {bench.bytes[1]:,} bytes.",
             f"Medians of {args.rounds} rounds, tools taking turns; {args.threads} threads; page cache {caches}; MiB: peak"
-            f" of resident memory, mapped pages of files included, {floor / 2**20:.0f} or less seen as that.", ""]
+            f" of resident memory, mapped pages of files included, {floor['peak'] / 2**20:.0f} or less seen as that."]
+    if torch:
+        said.append(f"An import of PyTorch, in all rows of zipnn, weightscope, deltatensors and PyTorch, takes"
+                    f" {torch['wall']:.2f} s and {torch['peak'] / 2**20:.0f} MiB.")
+    said.append("")
     said += ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
     said += [line(row, bench.bytes[1]) for row in done]
     said += ["", "Exact tools that do better than delta-stream's lossless, and by what factor:", "", *betters(rows)]

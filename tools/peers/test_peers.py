@@ -187,6 +187,8 @@ class Entries(unittest.TestCase):
 
     def test_a_reason_is_the_line_that_says_most(self):
         self.assertEqual(install.reason("warning: a\nERROR: no such package\nbye\n"), "ERROR: no such package")
+        self.assertEqual(install.reason("Traceback\n  line\nValueError: names differ\nonly in base: a\n"),
+                         "ValueError: names differ")
         self.assertEqual(install.reason("one\ntwo\n\n"), "two")
         self.assertEqual(install.reason(""), "no output")
 

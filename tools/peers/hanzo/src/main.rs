@@ -19,5 +19,13 @@ fn main() -> Result<(), String> {
     let [base, given, out] = files else {
         return Err("a base, a fine-tune or a delta, and a file to write".into());
     };
-    run(Path::new(base), Path::new(given), Path::new(out)).map_err(|error| error.to_string())
+    run(Path::new(base), Path::new(given), Path::new(out)).map_err(|error| {
+        // A backtrace follows the first line.
+        error
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_string()
+    })
 }
