@@ -20,6 +20,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 DTYPES = {"f32": "F32", "bf16": "BF16"}
+COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "BIGSMALL_WORKERS", "RAYON_NUM_THREADS")
+# Nothing measured should wait for a network.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "BIGSMALL_DISABLE_VERSION_CHECK": "1"}
 
 
 class Refused(Exception):
@@ -77,8 +80,7 @@ class Bench:
         self.dtype = max(DTYPES.values(), key=dtypes.count)
         missing = args.peers / "missing.json"
         self.missing = json.loads(missing.read_text()) if missing.is_file() else {}
-        self.environment = os.environ | {name: str(args.threads) for name in (
-            "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "BIGSMALL_WORKERS", "RAYON_NUM_THREADS")}
+        self.environment = os.environ | OFFLINE | {name: str(args.threads) for name in COUNTS}
 
     def words(self, kept):
         a, name = self.args, "model.safetensors"
@@ -95,7 +97,7 @@ class Bench:
         what, _, package = tool.version.partition(" ")
         command = steps(tool.version, words)[0]
         if what == "package":
-            command = [str(words["python"]), "-c", f"from importlib.metadata import version as v; print(v('{package}'))"]
+            command = [str(words["python"]), "-c", f"import importlib.metadata as m; print(m.version('{package}'))"]
         try:
             said = subprocess.run(command, capture_output=True, text=True)
         except OSError:
@@ -141,7 +143,8 @@ class Bench:
         try:
             figures = {"compress": self.timed(tool.compress, words)}
             out = words["out"]
-            figures["bytes"] = sum(p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*")) if p.is_file())
+            found = [out] if out.is_file() else out.rglob("*")
+            figures["bytes"] = sum(path.stat().st_size for path in found if path.is_file())
             figures["restore"] = self.timed(tool.restore, words)
             restored = next((words[k] for k in ("restored", "restored_file") if words[k].exists()), None)
             if restored is None:
@@ -177,7 +180,8 @@ def measure(bench, tools):
                 continue
             try:
                 row["rounds"].append(figures := bench.once(row["tool"], row["words"]))
-                said = f"{figures['bytes']:,} bytes, {figures['compress']['wall']:.2f} s, {figures['restore']['wall']:.2f} s"
+                seconds = ", ".join(f"{figures[part]['wall']:.2f} s" for part in ("compress", "restore"))
+                said = f"{figures['bytes']:,} bytes, {seconds}"
             except Refused as why:
                 row["refused"] = said = str(why)
             print(f"round {number}: {row['tool'].name} {row['tool'].settings}: {said}", file=sys.stderr, flush=True)
@@ -195,7 +199,7 @@ def arguments():
     parser.add_argument("--limit", type=bytes_of, help="only the first tensors of both, so many bytes")
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each run; needs root")
     parser.add_argument("--tools", help="names, commas between; delta-stream's rows are always there")
-    parser.add_argument("--include", help="names stored with loss, where a tool has that setting [default: the tools' own]")
+    parser.add_argument("--include", help="names stored with loss, where a tool can be told [default: the tools' own]")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a compress or a restore may take")
     parser.add_argument("--memory", type=bytes_of, help="what a tool may need [default: what the machine has free]")
     parser.add_argument("--threads", type=int, default=2, help="of tools that have the setting")

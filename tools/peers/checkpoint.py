@@ -3,9 +3,9 @@
 
     checkpoint.py SOURCE OUT_DIRECTORY [--dtype f32|bf16] [--limit BYTES]
 
-SOURCE is a directory or one file. All its tensors go into OUT_DIRECTORY/model.safetensors in their order: floating-point
-ones converted if --dtype says so (to bf16 by rounding to the nearest, ties to even), and only so many whole tensors as
-have room below --limit. Small files beside them are copied.
+SOURCE is a directory or one file. All its tensors go into OUT_DIRECTORY/model.safetensors in their order: floats
+converted if --dtype says so (to bf16 by rounding to the nearest, ties to even), and only so many whole tensors as have
+room below --limit. Small files beside them are copied.
 """
 import argparse, hashlib, json, shutil, struct
 from pathlib import Path

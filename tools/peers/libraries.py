@@ -18,7 +18,8 @@ class Z4ai:
     def compress(self, base, fine_tune, out, threads, _dtype):
         from z4ai import model_delta
 
-        out.write_bytes(model_delta.compress((fine_tune / NAME).read_bytes(), (base / NAME).read_bytes(), threads=threads))
+        target, reference = (fine_tune / NAME).read_bytes(), (base / NAME).read_bytes()
+        out.write_bytes(model_delta.compress(target, reference, threads=threads))
 
     def restore(self, base, out, restored, _threads, _dtype):
         from z4ai import model_delta

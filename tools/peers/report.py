@@ -3,9 +3,9 @@ import datetime, os, platform, re, statistics
 
 HEAD = ("tool", "version", "settings", "bytes", "share", "compress s", "CPU s", "MiB", "restore s", "CPU s", "MiB",
         "comes back")
-NAMES = {"fine_tune_file": "FINE_TUNE", "fine_tune": "FINE_TUNE_DIR", "base_file": "BASE", "base": "BASE_DIR", "out": "OUT",
-         "restored": "RESTORED", "restored_file": "RESTORED", "program": "delta-stream", "hanzo": "peers-hanzo",
-         "kept": "KEPT", "include": ""}
+NAMES = {"fine_tune_file": "FINE_TUNE", "fine_tune": "FINE_TUNE_DIR", "base_file": "BASE", "base": "BASE_DIR",
+         "out": "OUT", "restored": "RESTORED", "restored_file": "RESTORED", "program": "delta-stream",
+         "hanzo": "peers-hanzo", "kept": "KEPT", "include": ""}
 
 
 def proc(path, pattern, default):
@@ -50,7 +50,8 @@ def size(row):
 
 def line(row, fine_tune_bytes):
     m, tool = medians(row), row["tool"]
-    cells = [tool.name, row["version"], tool.settings, f"{size(row):,.0f}", f"{100 * size(row) / fine_tune_bytes:.2f} %"]
+    share = 100 * size(row) / fine_tune_bytes
+    cells = [tool.name, row["version"], tool.settings, f"{size(row):,.0f}", f"{share:.2f} %"]
     for part in ("compress", "restore"):
         cells += [f"{m[part, 'wall']:.2f}", f"{m[part, 'cpu']:.2f}", f"{m[part, 'peak'] / 2**20:.0f}"]
     return "| " + " | ".join([*cells, verdict(row)]) + " |"
@@ -89,8 +90,8 @@ def text(args, bench, rows, floor, torch):
             f"Pair: {args.base.name} and {args.fine_tune.name}, {bench.dtype}"
             + (" (converted)" if args.dtype else "") + (f", first {args.limit:,} bytes" if args.limit else "")
             + f"; {bench.bytes[0]:,} and {bench.bytes[1]:,} bytes.",
-            f"Medians of {args.rounds} rounds, tools taking turns; {args.threads} threads; page cache {caches}; MiB: peak"
-            f" of resident memory, mapped pages of files included, {floor['peak'] / 2**20:.0f} or less seen as that."]
+            f"Medians of {args.rounds} rounds, tools taking turns; {args.threads} threads; page cache {caches}; MiB:"
+            f" peak of resident memory, mapped files included, {floor['peak'] / 2**20:.0f} or less seen as that."]
     if torch:
         said.append(f"An import of PyTorch, in all rows of zipnn, weightscope, deltatensors and PyTorch, takes"
                     f" {torch['wall']:.2f} s and {torch['peak'] / 2**20:.0f} MiB.")

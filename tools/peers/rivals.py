@@ -41,7 +41,8 @@ def delta_stream(method, settings=""):
 
 
 def zstd(level):
-    return Tool("zstd", f"{level}, the fine-tune alone", f"zstd {level} -T{{threads}} -q -f {{fine_tune_file}} -o {{out}}",
+    return Tool("zstd", f"{level}, the fine-tune alone",
+                f"zstd {level} -T{{threads}} -q -f {{fine_tune_file}} -o {{out}}",
                 f"zstd -d {long_of(level)}-q -f {{out}} -o {{restored_file}}", "zstd --version")
 
 
@@ -59,7 +60,8 @@ def zstd_patch(level):
 
 def xdelta3(settings):
     # The window has to hold the whole base, or what is far from its place in the fine-tune is not found.
-    return Tool("xdelta3", settings, f"xdelta3 -e {settings} -B {{bytes}} -f -s {{base_file}} {{fine_tune_file}} {{out}}",
+    return Tool("xdelta3", settings,
+                f"xdelta3 -e {settings} -B {{bytes}} -f -s {{base_file}} {{fine_tune_file}} {{out}}",
                 "xdelta3 -d -B {bytes} -f -s {base_file} {out} {restored_file}", "xdelta3 -V", memory=0.6,
                 limit=2 * GIB, because="source window of 2 GiB at most")
 
@@ -74,8 +76,8 @@ def bigsmall(settings):
 
 def library(package, kind, settings, memory):
     return Tool(package, settings, LIBRARY + f"{kind} compress {{base}} {{fine_tune}} {{out}} {{threads}} {{dtype}}",
-                LIBRARY + f"{kind} restore {{base}} {{out}} {{restored_file}} {{threads}} {{dtype}}", f"package {package}",
-                memory=memory)
+                LIBRARY + f"{kind} restore {{base}} {{out}} {{restored_file}} {{threads}} {{dtype}}",
+                f"package {package}", memory=memory)
 
 
 def weightscope(threshold):
@@ -87,8 +89,8 @@ def weightscope(threshold):
 def torch(method, settings):
     return Tool("PyTorch", f"{method}, {settings}",
                 TORCH + f"{method} compress {{base_file}} {{fine_tune_file}} {{out}} --threads {{threads}} {{include}}",
-                TORCH + f"{method} restore {{base_file}} {{out}} {{restored_file}} --threads {{threads}}", "package torch",
-                memory=2)
+                TORCH + f"{method} restore {{base_file}} {{out}} {{restored_file}} --threads {{threads}}",
+                "package torch", memory=2)
 
 
 TOOLS = [
@@ -105,7 +107,8 @@ TOOLS = [
          because="takes minutes above 32 MiB"),
     Tool("bigsmall", "--delta-from BASE",
          "{bin}/bigsmall compress {fine_tune_file} -o {out} --delta-from {base_file} --force-delta --no-progress",
-         "{bin}/bigsmall decompress {out} -o {restored_file} --base {base_file} --no-progress", "package bigsmall", memory=4),
+         "{bin}/bigsmall decompress {out} -o {restored_file} --base {base_file} --no-progress", "package bigsmall",
+         memory=4),
     bigsmall(""),
     bigsmall("--storage"),
     library("z4ai", "z4ai", "model_delta", 3),

@@ -67,8 +67,8 @@ class Folder(unittest.TestCase):
 
 class Checkpoints(Folder):
     def test_bf16_is_rounded_to_the_nearest_and_ties_to_even(self):
-        bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0xFFC00000],
-                        "<u4")
+        bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x7F800000, 0x7F800001,
+                         0xFFC00000], "<u4")
         got = np.frombuffer(checkpoint.converted(bits.tobytes(), "F32", "BF16"), "<u2")
         self.assertEqual([hex(x) for x in got],
                          ["0x3f80", "0x3f80", "0x3f82", "0x3f81", "0x7f80", "0x7f80", "0x7fc0", "0xffc0"])
@@ -81,7 +81,8 @@ class Checkpoints(Folder):
         self.assertEqual(checkpoint.converted(checkpoint.converted(brains, "BF16", "F32"), "F32", "BF16"), brains)
 
     def test_shards_are_joined_converted_and_cut(self):
-        source = save(self.folder / "a", {"x": floats(1, 2), "n": ("I64", np.arange(3))}, {"format": "pt"}, "1.safetensors")
+        tensors = {"x": floats(1, 2), "n": ("I64", np.arange(3))}
+        source = save(self.folder / "a", tensors, {"format": "pt"}, "1.safetensors")
         save(source, {"y": floats(3)}, name="2.safetensors")
         (source / "config.json").write_text("{}")
         (source / "model.safetensors.index.json").write_text("{}")
@@ -127,7 +128,8 @@ class Measures(unittest.TestCase):
         return json.loads(done.stdout), done.stderr
 
     def test_memory_and_time_are_the_commands(self):
-        work = "import time; b = bytearray(64 << 20); end = time.process_time() + .2\nwhile time.process_time() < end: pass"
+        work = ("import time; b = bytearray(64 << 20); end = time.process_time() + .2\n"
+                "while time.process_time() < end: pass")
         got, _ = self.run_one(60, sys.executable, "-c", work)
         self.assertEqual((got["status"], got["over"]), (0, 0))
         self.assertTrue(0.2 <= got["cpu"] < 20 and 0.2 <= got["wall"])
@@ -239,8 +241,10 @@ class Runs(Folder):
             self.copy("large", memory=1e9),
             self.copy("absent", compress="no-such-program {out}"),
         ], "--rounds", "2", "--timeout", "5", "--memory", "1G")
-        for expected in ("- gone (): not run: ERROR: no such package", "- fails (as it is): failed with 7: the reason",
-                         "- slow (as it is): over 5 s in `sh -c 'sleep 60' OUT`", "- empty (as it is): restored nothing",
+        for expected in ("- gone (): not run: ERROR: no such package",
+                         "- fails (as it is): failed with 7: the reason",
+                         "- slow (as it is): over 5 s in `sh -c 'sleep 60' OUT`",
+                         "- empty (as it is): restored nothing",
                          "- large (as it is): not run: needs about", "- absent (as it is): could not be started"):
             self.assertIn(expected, out)
         self.assertNotIn("| slow |", out)
@@ -319,8 +323,9 @@ class Torch(unittest.TestCase):
     def test_linear_layers_inside_blocks_are_chosen(self):
         import torch_methods as methods
 
-        chosen = [n for n in ("h.0.mlp.c_fc.weight", "model.layers.3.input_layernorm.weight", "model.embed_tokens.weight",
-                              "layers.1.q.bias", "lm_head.weight") if methods.linear(n, None)]
+        names = ("h.0.mlp.c_fc.weight", "model.layers.3.input_layernorm.weight", "model.embed_tokens.weight",
+                 "layers.1.q.bias", "lm_head.weight")
+        chosen = [name for name in names if methods.linear(name, None)]
         self.assertEqual(chosen, ["h.0.mlp.c_fc.weight"])
         self.assertTrue(methods.linear("lm_head.weight", "head"))
 
