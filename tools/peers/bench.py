@@ -58,13 +58,13 @@ def refusal(tool, file_bytes, pair_bytes, memory):
     return None
 
 
-def prepared(source, out, dtype, limit):
-    """A directory with one .safetensors: the source itself if it is that already."""
+def prepared(source, out, dtype, names):
+    """A directory with one .safetensors: the source itself if it is that already and all of it is asked for."""
     found = checkpoint.files(source)
     if not found or not all(path.is_file() for path in found):
         sys.exit(f"{source}: no .safetensors there")
-    if dtype or limit or not source.is_dir() or [path.name for path in found] != ["model.safetensors"]:
-        checkpoint.write(source, out, DTYPES.get(dtype), limit)
+    if dtype or names is not None or not source.is_dir() or [path.name for path in found] != ["model.safetensors"]:
+        checkpoint.write(source, out, dtype, names)
         return out
     return source
 
@@ -72,8 +72,10 @@ def prepared(source, out, dtype, limit):
 class Bench:
     def __init__(self, args, scratch):
         self.args, self.scratch = args, scratch
-        self.base = prepared(args.base, scratch / "base", args.dtype, args.limit)
-        self.fine_tune = prepared(args.fine_tune, scratch / "fine-tune", args.dtype, args.limit)
+        dtype = DTYPES.get(args.dtype)
+        names = checkpoint.first(args.fine_tune, args.limit, dtype) if args.limit else None
+        self.base = prepared(args.base, scratch / "base", dtype, names)
+        self.fine_tune = prepared(args.fine_tune, scratch / "fine-tune", dtype, names)
         self.original = checkpoint.Original(self.fine_tune)
         self.bytes = [checkpoint.size(d) for d in (self.base, self.fine_tune)]
         dtypes = [t.dtype for t in checkpoint.read(self.fine_tune)[0].values()]
@@ -196,7 +198,7 @@ def arguments():
     parser.add_argument("--peers", type=Path, default=install.DEFAULT)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=DTYPES, help="convert the pair to it [default: as it is]")
-    parser.add_argument("--limit", type=bytes_of, help="only the first tensors of both, so many bytes")
+    parser.add_argument("--limit", type=bytes_of, help="only the fine-tune's first tensors, so many bytes")
     parser.add_argument("--cold", action="store_true", help="drop the page cache before each run; needs root")
     parser.add_argument("--tools", help="names, commas between; delta-stream's rows are always there")
     parser.add_argument("--include", help="names stored with loss, where a tool can be told [default: the tools' own]")

@@ -111,15 +111,32 @@ def converted(raw, source, target):
     return np.where(np.isnan(single), bits >> 16 | 0x40, rounded).astype("<u2").tobytes()
 
 
-def write(source, out, dtype=None, limit=None):
-    """Writes the checkpoint as out/model.safetensors, and returns that path."""
+def planned(tensor, dtype):
+    """The dtype and the bytes that a tensor will have."""
+    if not dtype or tensor.dtype not in FLOATS:
+        return tensor.dtype, tensor.bytes
+    return dtype, tensor.bytes // FLOATS[tensor.dtype] * FLOATS[dtype]
+
+
+def first(source, limit, dtype=None):
+    """Names of tensors from the first on that have room in `limit` bytes; one that has not is left out."""
+    names, used = set(), 0
+    for name, tensor in read(source)[0].items():
+        length = planned(tensor, dtype)[1]
+        if used + length <= limit:
+            names.add(name)
+            used += length
+    return names
+
+
+def write(source, out, dtype=None, names=None):
+    """Writes the checkpoint, or its tensors with these names, as out/model.safetensors, and returns that path."""
     tensors, metadata = read(source)
     header, offset, kept = {"__metadata__": metadata} if metadata else {}, 0, []
     for name, tensor in tensors.items():
-        target = dtype if dtype and tensor.dtype in FLOATS else tensor.dtype
-        length = tensor.bytes // FLOATS[tensor.dtype] * FLOATS[target] if target != tensor.dtype else tensor.bytes
-        if limit and offset + length > limit:
+        if names is not None and name not in names:
             continue
+        target, length = planned(tensor, dtype)
         header[name] = {"dtype": target, "shape": tensor.shape, "data_offsets": [offset, offset + length]}
         offset += length
         kept.append((tensor, target))
@@ -145,7 +162,8 @@ def main():
     parser.add_argument("--dtype", choices=("f32", "bf16"))
     parser.add_argument("--limit", type=int)
     args = parser.parse_args()
-    print(write(args.source, args.out, args.dtype and args.dtype.upper(), args.limit))
+    dtype = args.dtype and args.dtype.upper()
+    print(write(args.source, args.out, dtype, args.limit and first(args.source, args.limit, dtype)))
 
 
 if __name__ == "__main__":

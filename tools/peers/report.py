@@ -88,7 +88,8 @@ def text(args, bench, rows, floor, torch):
     caches = "dropped before each run" if args.cold else "warm"
     said = [f"Machine: {machine()}. Date: {datetime.date.today()}.",
             f"Pair: {args.base.name} and {args.fine_tune.name}, {bench.dtype}"
-            + (" (converted)" if args.dtype else "") + (f", first {args.limit:,} bytes" if args.limit else "")
+            + (" (converted)" if args.dtype else "")
+            + (f", first tensors up to {args.limit:,} bytes" if args.limit else "")
             + f"; {bench.bytes[0]:,} and {bench.bytes[1]:,} bytes.",
             f"Medians of {args.rounds} rounds, tools taking turns; {args.threads} threads; page cache {caches}; MiB:"
             f" peak of resident memory, mapped files included, {floor['peak'] / 2**20:.0f} or less seen as that."]

@@ -93,8 +93,10 @@ class Checkpoints(Folder):
         self.assertEqual(metadata, {"format": "pt"})
         self.assertEqual(b"".join(tensors["x"].chunks()).hex(), "803f0040")
         self.assertEqual(sorted(p.name for p in (self.folder / "b").iterdir()), ["config.json", "model.safetensors"])
-        checkpoint.write(source, self.folder / "c", None, 12)
-        self.assertEqual(list(checkpoint.read(self.folder / "c")[0]), ["x", "y"])
+        self.assertEqual(checkpoint.first(source, 12), {"x", "y"})
+        self.assertEqual(checkpoint.first(source, 5, "BF16"), {"x"})
+        checkpoint.write(source, self.folder / "c", None, {"y", "n"})
+        self.assertEqual(list(checkpoint.read(self.folder / "c")[0]), ["n", "y"])
 
     def test_a_file_cut_short_is_an_error(self):
         source = save(self.folder / "a", {"x": floats(1, 2)})
@@ -198,8 +200,8 @@ class Entries(unittest.TestCase):
 class Runs(Folder):
     def bench(self, tools, *options):
         """Runs bench.py over a pair with a fake program: what it printed and the program's runs."""
-        base = save(self.folder / "base", {"x": floats(1, 2)})
-        fine_tune = save(self.folder / "fine tune", {"x": floats(1, 3)})
+        base = save(self.folder / "base", {"y": floats(5), "x": floats(1, 2)})
+        fine_tune = save(self.folder / "fine tune", {"x": floats(1, 3), "y": floats(4)})
         program = self.folder / "program"
         program.write_text(PROGRAM)
         program.chmod(0o755)
@@ -259,6 +261,11 @@ class Runs(Folder):
         out, _, _ = self.bench([self.own()], "--rounds", "1", "--dtype", "bf16")
         self.assertIn("BF16 (converted)", out)
         self.assertRegex(out, r"\| delta-stream \|.*\| bit-exact \|")
+
+    def test_only_the_first_tensors_are_taken_on_request(self):
+        out, _, _ = self.bench([self.own()], "--rounds", "1", "--limit", "8")
+        size = checkpoint.write(self.folder / "fine tune", self.folder / "cut", None, {"x"}).stat().st_size
+        self.assertIn(f"first tensors up to 8 bytes; {size} and {size} bytes", out)
 
     def test_tools_are_chosen_by_name(self):
         out, _, _ = self.bench([self.own(), self.copy("a"), self.copy("b")], "--rounds", "1", "--tools", "b")
