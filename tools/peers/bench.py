@@ -110,6 +110,12 @@ class Bench:
             raise Refused(f"not run: {why}")
         return found[0]
 
+    def short(self, said):
+        """What a tool said, without this machine's paths."""
+        for path, name in ((self.base, "BASE_DIR"), (self.fine_tune, "FINE_TUNE_DIR"), (self.scratch, "")):
+            said = said.replace(str(path), name)
+        return said
+
     def timed(self, template, words):
         os.sync()
         if self.args.cold:
@@ -124,8 +130,7 @@ class Bench:
             if figures[-1]["over"]:
                 raise Refused(f"over {self.args.timeout:g} s in `{report.shown(template)}`")
             if figures[-1]["status"]:
-                said = install.reason(done.stderr.replace(str(self.scratch), ""))
-                raise Refused(f"failed with {figures[-1]['status']}: {said}")
+                raise Refused(f"failed with {figures[-1]['status']}: {install.reason(self.short(done.stderr))}")
             left = max(1, left - figures[-1]["wall"])
         return added(figures)
 

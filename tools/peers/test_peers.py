@@ -237,14 +237,14 @@ class Runs(Folder):
         out, _, _ = self.bench([
             self.own(),
             Tool("gone", "", "gone {out}", "gone {restored}", "package gone"),
-            self.copy("fails", compress="sh -c 'echo the reason >&2; exit 7' {out}"),
+            self.copy("fails", compress="sh -c 'echo the reason $0 >&2; exit 7' {base_file}"),
             self.copy("slow", compress="sh -c 'sleep 60' {out}"),
             self.copy("empty", restore="true {out} {restored}"),
             self.copy("large", memory=1e9),
             self.copy("absent", compress="no-such-program {out}"),
         ], "--rounds", "2", "--timeout", "5", "--memory", "1G")
         for expected in ("- gone (): not run: ERROR: no such package",
-                         "- fails (as it is): failed with 7: the reason",
+                         "- fails (as it is): failed with 7: the reason BASE_DIR/model.safetensors",
                          "- slow (as it is): over 5 s in `sh -c 'sleep 60' OUT`",
                          "- empty (as it is): restored nothing",
                          "- large (as it is): not run: needs about", "- absent (as it is): could not be started"):
