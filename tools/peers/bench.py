@@ -128,7 +128,7 @@ class Bench:
                 raise Refused(f"could not be started: {install.reason(done.stderr)}")
             figures.append(json.loads(done.stdout.splitlines()[-1]))
             if figures[-1]["over"]:
-                raise Refused(f"over {self.args.timeout:g} s in `{report.shown(template)}`")
+                raise Refused(f"over {self.args.timeout:g} s in `{report.shown(template, threads=self.args.threads)}`")
             if figures[-1]["status"]:
                 raise Refused(f"failed with {figures[-1]['status']}: {install.reason(self.short(done.stderr))}")
             left = max(1, left - figures[-1]["wall"])

@@ -52,7 +52,13 @@ def run(command, seconds):
     start = time.monotonic()
     pid = os.posix_spawnp(command[0], command, os.environ, setsid=True, file_actions=[
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)])
-    largest, ended = watch(pid, seconds)
+    try:
+        largest, ended = watch(pid, seconds)
+    except BaseException:
+        # Stopped itself: nothing is left running.
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
     wall = time.monotonic() - start
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -60,5 +66,6 @@ def run(command, seconds):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # By hand: a module more would raise the floor of what can be measured.
     print('{"status": %d, "over": %d, "wall": %.6f, "cpu": %.6f, "peak": %d}' % run(sys.argv[2:], float(sys.argv[1])))

@@ -148,6 +148,14 @@ class Measures(unittest.TestCase):
         self.assertEqual((got["status"], got["over"]), (-9, 1))
         self.assertLess(got["wall"], 30)
 
+    def test_the_command_ends_with_its_measurement(self):
+        command = [sys.executable, "-I", "-S", HERE / "measure.py", "60", "sh", "-c", "echo $$; exec sleep 60"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as measurement:
+            pid = int(measurement.stderr.readline())
+            measurement.terminate()
+            self.assertEqual(measurement.wait(30), 143)
+        self.assertFalse(Path(f"/proc/{pid}").exists())
+
     def test_output_and_status_are_passed_on(self):
         got, said = self.run_one(60, "sh", "-c", "echo one; exit 3")
         self.assertEqual((got["status"], said), (3, "one\n"))
