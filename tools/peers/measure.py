@@ -13,6 +13,7 @@ started are ended. What the command prints goes to standard error.
 import os, resource, select, signal, sys, time
 
 LOOK_SECONDS = 0.05
+STOPS = (signal.SIGINT, signal.SIGTERM)
 PAGE = resource.getpagesize()
 
 
@@ -49,10 +50,13 @@ def watch(pid, seconds):
 
 
 def run(command, seconds):
+    # A stop waits until there is something to end.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     start = time.monotonic()
-    pid = os.posix_spawnp(command[0], command, os.environ, setsid=True, file_actions=[
+    pid = os.posix_spawnp(command[0], command, os.environ, setsid=True, setsigmask=(), file_actions=[
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)])
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         largest, ended = watch(pid, seconds)
     except BaseException:
         # Stopped itself: nothing is left running.
