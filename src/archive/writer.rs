@@ -15,7 +15,7 @@ use crate::archive::index::{Index, IndexEntry};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
-use crate::checkpoint::{SYNC_BYTES, WRITEBACK_BYTES, begin_writeback, sync_dir};
+use crate::checkpoint::{Writeback, sync_dir};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Encoder, Kind, Label};
 
@@ -39,9 +39,9 @@ pub(crate) struct ArchiveWriter {
     buffer: Vec<u8>,
     /// File offset of the end of the buffer.
     at: u64,
-    synced: u64,
-    /// What lies before it is on its way to the disk.
-    sent: u64,
+    /// File offset of its start.
+    in_file: u64,
+    writeback: Writeback,
     /// Where this generation starts; the file is cut back to it if the writer is dropped.
     start: u64,
     committed: bool,
@@ -142,8 +142,8 @@ impl ArchiveWriter {
             force: false,
             buffer: Vec::with_capacity(BUFFER),
             at: start,
-            synced: start,
-            sent: start,
+            in_file: start,
+            writeback: Writeback::default(),
             start,
             committed: false,
             dry: false,
@@ -175,19 +175,11 @@ impl ArchiveWriter {
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }
+        self.at += bytes.len() as u64;
         if bytes.len() > BUFFER {
-            (&*self.file).write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
+            self.write_out(bytes)?;
         } else {
             self.buffer.extend(bytes);
-        }
-        self.at += bytes.len() as u64;
-        let in_file = self.at - self.buffer.len() as u64;
-        if in_file - self.sent >= WRITEBACK_BYTES {
-            begin_writeback(&self.file, self.sent, in_file - self.sent);
-            self.sent = in_file;
-        }
-        if self.at - self.synced > SYNC_BYTES {
-            self.sync()?;
         }
         Ok(offset)
     }
@@ -315,17 +307,25 @@ impl ArchiveWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        (&*self.file).write_all(&self.buffer).map_err(|e| Error::io("write to", &self.path, e))?;
-        self.buffer.clear();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.write_out(&buffer)?;
+        buffer.clear();
+        self.buffer = buffer;
         Ok(())
+    }
+
+    /// Writes bytes to the end of the file.
+    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
+        (&*self.file).write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
+        let (offset, len) = (self.in_file, bytes.len() as u64);
+        self.in_file += len;
+        let sent = self.writeback.wrote(&self.file, offset, len);
+        sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
     fn sync(&mut self) -> Result<()> {
         self.flush()?;
-        self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
-        self.synced = self.at;
-        self.sent = self.at;
-        Ok(())
+        self.writeback.sync(&self.file).map_err(|e| Error::io("sync", &self.path, e))
     }
 }
 

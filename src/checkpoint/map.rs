@@ -15,12 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
+use crate::checkpoint::behind::{self, Behind};
 use crate::checkpoint::{Checkpoint, sys};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the system reads at least this far ahead of a sequential reader, it is left to it: it then
-/// keeps the file in large folios, which cost a tenth of the time to map and to reclaim of the single
-/// pages that come of being asked. Below that, being asked is three times as fast on cold files.
+/// keeps the file in large folios, which cost a tenth of the time of the single pages that come of being
+/// asked. Below that, being asked is three times as fast on cold files. Maps on Linux have huge pages.
 const OWN_READ_AHEAD: u64 = 1 << 20;
 /// Maps begin and end at multiples of this in the file: then the system maps a folio of that size as one
 /// huge page, which a processor reads three times as fast as single pages, since it need not stop and
@@ -87,6 +88,8 @@ struct SourceFile {
     len: u64,
     /// Whether the system has to be asked to read ahead.
     asks: bool,
+    /// Where it is not to stay cached.
+    behind: Option<Arc<Behind>>,
 }
 
 impl Source {
@@ -96,12 +99,15 @@ impl Source {
     /// `Io` if a shard was written to since the checkpoint was opened.
     pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
         let mut shards = Vec::with_capacity(checkpoint.shards().len());
+        let crowded = behind::crowds(checkpoint.total_bytes());
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
             let (file, path) = (Arc::clone(shard.file()), shard.path.clone());
             let metadata = file.metadata().map_err(|e| Error::io("read", &path, e))?;
-            let asks = sys::read_ahead_bytes(&metadata).is_none_or(|n| n < OWN_READ_AHEAD);
-            shards.push(SourceFile { file, path, len: shard.file_len, asks });
+            let alone = map.mode() == IoMode::Read || cfg!(not(target_os = "linux"));
+            let asks = alone && sys::read_ahead_bytes(&metadata).is_none_or(|n| n < OWN_READ_AHEAD);
+            let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
+            shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
         Ok(Source { mode: map.mode(), shards, pool: Arc::default() })
     }
@@ -119,22 +125,31 @@ impl Source {
             })?;
         if len == 0 {
             // The system refuses to map nothing.
-            return Ok(Window(Bytes::Empty));
+            return Ok(Window::new(Bytes::Empty));
         }
         if self.mode == IoMode::Mmap {
             shard.check_not_shrunk()?;
             if let Some((map, start)) = shard.map(offset, len) {
-                return Ok(Window(Bytes::Mapped { map, range: start..start + len }));
+                let bytes = Bytes::Mapped { map, range: start..start + len };
+                return Ok(Window { bytes, last: None });
             }
         }
         let mut buffer = self.pool.take(len);
         match sys::read_exact_at(&shard.file, &mut buffer[..len], offset) {
-            Ok(()) => Ok(Window(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
+            Ok(()) => Ok(Window::new(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
                 Err(Error::io("read", &shard.path, e).context(format!("{len} bytes at {offset}")))
             }
         }
+    }
+
+    /// [`window`](Self::window), of bytes that are not read again after it.
+    pub(crate) fn last_window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
+        let mut window = self.window(shard_idx, offset, len)?;
+        let behind = self.shards.get(shard_idx).and_then(|shard| shard.behind.clone());
+        window.last = behind.map(|behind| (behind, offset..offset + len as u64));
+        Ok(window)
     }
 
     /// Most bytes that a window has mapped beside its own.
@@ -199,7 +214,11 @@ impl SourceFile {
 
 /// The bytes of one range of a shard.
 #[derive(Debug)]
-pub(crate) struct Window(Bytes);
+pub(crate) struct Window {
+    bytes: Bytes,
+    /// Its file and place, if these pages are to be given up after it.
+    last: Option<(Arc<Behind>, Range<u64>)>,
+}
 
 #[derive(Debug)]
 enum Bytes {
@@ -218,13 +237,18 @@ enum Bytes {
 }
 
 impl Window {
+    fn new(bytes: Bytes) -> Self {
+        Self { bytes, last: None }
+    }
+
     /// Brings all pages of a mapped window in at once: on cold files four times as fast as one
     /// fault a page. Failure shows when the bytes are looked at, if at all.
     pub(crate) fn populate(&self) {
         #[cfg(target_os = "linux")]
-        if let Bytes::Mapped { map, range } = &self.0 {
-            // Otherwise a miss reads around it, half of it backwards, where all has been read.
-            let _ = map.advise(Advice::Sequential);
+        if let Bytes::Mapped { map, range } = &self.bytes {
+            // A miss then reads two huge pages at once, ahead of it, and goes on in huge pages; without
+            // this it would read single pages, half of them behind it, where all has been read.
+            let _ = map.advise(Advice::HugePage);
             let _ = map.advise_range(Advice::PopulateRead, range.start, range.len());
         }
     }
@@ -234,7 +258,7 @@ impl Deref for Window {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        match &self.bytes {
             Bytes::Empty => &[],
             Bytes::Mapped { map, range } => &map[range.clone()],
             Bytes::Read { buffer, len, .. } => &buffer[..*len],
@@ -244,8 +268,13 @@ impl Deref for Window {
 
 impl Drop for Window {
     fn drop(&mut self) {
-        if let Bytes::Read { buffer, pool, .. } = &mut self.0 {
+        if let Bytes::Read { buffer, pool, .. } = &mut self.bytes {
             pool.give(std::mem::take(buffer));
+        }
+        if let Some((behind, range)) = self.last.take() {
+            // Pages that are mapped stay.
+            self.bytes = Bytes::Empty;
+            behind.done(range);
         }
     }
 }

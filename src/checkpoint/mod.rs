@@ -4,17 +4,20 @@
 //! leave through [`writer`]. Nothing here knows what a delta is.
 
 mod alias;
+mod behind;
 mod discover;
 mod header;
 mod index;
 mod layout;
 mod map;
+mod memory;
 mod names;
 mod shard;
 mod side;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod writeback;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -28,8 +31,8 @@ pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
-pub(crate) use sys::begin_writeback;
-pub(crate) use writer::{CheckpointWriter, SYNC_BYTES, WRITEBACK_BYTES, sync_dir, temporary_dir};
+pub(crate) use writeback::Writeback;
+pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};
 
 use crate::checkpoint::discover::{Found, discover};
 use crate::checkpoint::index::Index;

@@ -15,10 +15,10 @@ pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     FileExt::write_all_at(file, bytes, offset)
 }
 
-/// Asks the system to begin writing what was written to `len` bytes from `offset`, without waiting for
-/// it. A hint: it never fails, and may do nothing.
-pub(crate) fn begin_writeback(file: &File, offset: u64, len: u64) {
-    // Pages that are not on disk yet are not dropped by this, only sent there.
+/// Asks the system to give up the cached pages of `len` bytes from `offset`, without waiting for it:
+/// those that are not on disk yet begin to be written and stay, others are dropped. A hint: it never
+/// fails, and may do nothing.
+pub(crate) fn give_up(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     if let Some(len) = std::num::NonZeroU64::new(len) {
         let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::DontNeed);

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -17,13 +16,8 @@ use crate::checkpoint::discover::INDEX_NAME;
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
 use crate::checkpoint::sys;
+use crate::checkpoint::writeback::Writeback;
 use crate::error::{Error, Result};
-
-/// Bytes of one file written between two syncs. Dirty pages count against a control group's memory
-/// limit and cannot be reclaimed before they are on disk.
-pub(crate) const SYNC_BYTES: u64 = 64 << 20;
-/// Bytes after which the system is asked to begin writing them, so that a sync finds little to wait for.
-pub(crate) const WRITEBACK_BYTES: u64 = 4 << 20;
 
 /// A checkpoint directory being written; dropped without [`commit`](Self::commit), it leaves nothing.
 #[derive(Debug)]
@@ -216,7 +210,7 @@ impl CheckpointWriter {
         let path = self.temp.path().join(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io("create", &path, e))?;
-        Ok(SyncedFile { file, path, unsynced: 0, fresh: 0..0 })
+        Ok(SyncedFile { file, path, writeback: Writeback::default() })
     }
 }
 
@@ -225,34 +219,20 @@ impl CheckpointWriter {
 struct SyncedFile {
     file: File,
     path: PathBuf,
-    unsynced: u64,
-    /// Written, and not yet sent to disk.
-    fresh: Range<u64>,
+    writeback: Writeback,
 }
 
 impl SyncedFile {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         sys::write_all_at(&self.file, bytes, offset)
             .map_err(|e| Error::io("write", &self.path, e))?;
-        let end = offset + bytes.len() as u64;
-        if self.fresh.end != offset {
-            self.fresh = offset..offset;
-        }
-        self.fresh.end = end;
-        if end - self.fresh.start >= WRITEBACK_BYTES {
-            sys::begin_writeback(&self.file, self.fresh.start, end - self.fresh.start);
-            self.fresh = end..end;
-        }
-        self.unsynced += bytes.len() as u64;
-        if self.unsynced >= SYNC_BYTES {
-            self.file.sync_data().map_err(|e| Error::io("sync", &self.path, e))?;
-            self.unsynced = 0;
-        }
-        Ok(())
+        let sent = self.writeback.wrote(&self.file, offset, bytes.len() as u64);
+        sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
-    fn finish(self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))
+    fn finish(mut self) -> Result<()> {
+        let synced = self.writeback.sync(&self.file).and_then(|()| self.file.sync_all());
+        synced.map_err(|e| Error::io("sync", &self.path, e))
     }
 }
 

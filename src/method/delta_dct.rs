@@ -2,7 +2,10 @@
 //! the strong ones, a 2-D DCT, uniform quantisation between each patch's own extremes.
 //!
 //! Reads its input three times, a matrix at a time: patch norms; the magnitude of what the decisions
-//! decode to (only with rescale); encode. Matrices of a stack are layers of their own.
+//! decode to (only with rescale); encode. Matrices of a stack are layers of their own, and so are bands
+//! of a matrix of more than [`BAND`] elements. The paper ranks patches within a layer, and a band holds as
+//! many of them as a square layer of a 7B model; cut so, what is read three times stays in the page cache
+//! of a machine with little memory, where a layer of a 70B model would come from the disk each time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,6 +29,10 @@ pub struct DeltaDct {
     /// Whether a matrix is rescaled to the delta's mean absolute value , as its first re-implementation does. Default on.
     pub rescale: bool,
 }
+
+/// Most elements that are ranked and rescaled together: 64 MiB of both checkpoints in bf16, of which two
+/// are under way at a time.
+const BAND: u64 = 16 << 20;
 
 /// Default patch side.
 pub(crate) const DEFAULT_PATCH: u16 = 16;
@@ -145,6 +152,10 @@ impl LossyMethod for DeltaDct {
         if self.rescale { 2 } else { 1 }
     }
 
+    fn band_elements(&self) -> u64 {
+        BAND
+    }
+
     fn survey(&self, pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats {
         if pass == 0 {
             let (scores, sum_abs) = patches::scores(&at.delta, usize::from(self.patch), scratch);
@@ -179,8 +190,8 @@ impl LossyMethod for DeltaDct {
 
     fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
         let area = u64::from(self.patch) * u64::from(self.patch);
-        // Scores, ranks and classes of two matrices.
-        matrices.map(|m| m.n_rows * m.n_cols / area * 40).max().unwrap_or(0)
+        // Scores, ranks and classes of two bands.
+        matrices.map(|m| (m.n_rows * m.n_cols).min(BAND) / area * 40).max().unwrap_or(0)
     }
 
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {

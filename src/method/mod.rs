@@ -223,6 +223,12 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
         0
     }
 
+    /// Most elements, in whole tiles, that are surveyed and decided together: a larger matrix is cut into
+    /// bands of rows. A method that has none decides whole matrices.
+    fn band_elements(&self) -> u64 {
+        u64::MAX
+    }
+
     /// One survey pass over one tile. Without one nothing is known, and the tile is kept exactly.
     fn survey(&self, _pass: usize, _at: &TileAt<'_>, _scratch: &mut Scratch) -> TileStats {
         TileStats::NonFinite

@@ -218,8 +218,7 @@ fn make<'b>(
 }
 
 fn lossy_units(task: &Task<'_>) -> Vec<Unit> {
-    let n_surveys = task.options.method.lossy().map_or(0, |m| m.n_passes());
-    let mut units = units(&task.inputs.pair, n_surveys);
+    let mut units = units(&task.inputs.pair, task.options.method.lossy());
     units.retain(|u| task.inputs.pair.items[u.tensor].item.lossy);
     units
 }

@@ -149,7 +149,7 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     let mut head = inputs.head(options);
     head.shift = shifted.as_ref().map(|s| s.record);
     let place = writer.write_head(&head)?;
-    let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
+    let units = units(&inputs.pair, options.method.lossy());
     let mut run = Run::new(&units, writer.variant_id(), task.earlier, options.seed);
     if let Some(shifted) = &shifted {
         run.gain = shifted.record.eta;

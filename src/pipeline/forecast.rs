@@ -48,7 +48,7 @@ pub fn forecast(
     let needs = inputs.needs(&options.method, &sides);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();
-    let mut units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
+    let mut units = units(&inputs.pair, options.method.lossy());
     let n_tiles: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
     units.iter_mut().for_each(take_sample);
     let sampled: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();

@@ -53,7 +53,7 @@ impl<'a> FrameReader<'a> {
         self.stage.archive.frames().read(offset, len as usize, &mut frame)?;
         let base = match self.base_place(tensor, &tile) {
             Some((source, shard, at, n)) => {
-                let window = source.window(shard, at, n)?;
+                let window = source.last_window(shard, at, n)?;
                 window.populate();
                 Some(window)
             }

@@ -30,8 +30,8 @@ pub(crate) struct Merger<'a> {
     merged: Sender<Merged>,
     /// What the method has to say about the whole model.
     findings: &'a mut Findings,
-    /// Tiles of the pass under way.
-    stats: Vec<TileStats>,
+    /// Tiles of the passes under way, by unit.
+    stats: BTreeMap<usize, Vec<TileStats>>,
     /// Plans of matrices between two passes, by unit.
     plans: BTreeMap<usize, MatrixPlan>,
 }
@@ -44,7 +44,7 @@ impl<'a> Merger<'a> {
         merged: Sender<Merged>,
         findings: &'a mut Findings,
     ) -> Self {
-        let (stats, plans) = (Vec::new(), BTreeMap::new());
+        let (stats, plans) = (BTreeMap::new(), BTreeMap::new());
         Self { method, units, pair, earlier, merged, findings, stats, plans }
     }
 
@@ -55,18 +55,19 @@ impl<'a> Merger<'a> {
     /// What the method says of all matrices together.
     pub(crate) fn add(&mut self, block: Block, stats: TileStats) -> Result<()> {
         let unit = &self.units[block.unit];
-        self.stats.push(stats);
-        if (self.stats.len() as u64) < unit.tiles.end - unit.tiles.start {
+        let so_far = self.stats.entry(block.unit).or_default();
+        so_far.push(stats);
+        if (so_far.len() as u64) < unit.tiles.end - unit.tiles.start {
             return Ok(());
         }
+        let stats = self.stats.remove(&block.unit).unwrap_or_default();
         let before = self.plans.remove(&block.unit).unwrap_or_default();
         let exact = match block.pass {
-            0 => self.stats.iter().map(|s| *s == TileStats::NonFinite).collect(),
+            0 => stats.iter().map(|s| *s == TileStats::NonFinite).collect(),
             _ => before.exact,
         };
         let n_elements = self.n_elements(block.unit);
-        let decided = self.method.merge(block.pass, &before.decided, n_elements, &self.stats);
-        self.stats.clear();
+        let decided = self.method.merge(block.pass, &before.decided, n_elements, &stats);
         self.plans.insert(block.unit, MatrixPlan { exact, decided });
         if !self.method.joint_passes().contains(&block.pass) {
             self.send(block.unit, block.pass);

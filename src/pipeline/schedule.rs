@@ -1,10 +1,11 @@
 //! The order in which tiles are surveyed and encoded, and the reader that follows it.
 //!
-//! Matrix i+1 is first surveyed before matrix i is encoded, and surveyed further after it. Every pass
-//! so stands one whole pass after the one it waits for, and the reader seldom waits; and at most two
-//! matrices are between their first and last pass, so that what is read again is still cached. After a
-//! joint pass a method decides about all matrices together: everything before it is done for all of
-//! them first, in the same interleaved order.
+//! Units go through their passes one stage apart: while one is encoded, the next is in its last survey,
+//! and the one after in the survey before that. Within a stage the tiles of all take turns, so that the
+//! disk, which only a first pass waits for, and the processors are both busy all the time; and so few
+//! units are between their first and last pass that what is read again is still cached. After a joint
+//! pass a method decides about all matrices together: everything before it is done for all of them
+//! first, in the same order.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,13 +15,14 @@ use crossbeam::channel::Receiver;
 
 use crate::checkpoint::{Checkpoint, Source, Window};
 use crate::error::{Error, Result};
-use crate::method::MatrixPlan;
+use crate::method::{LossyMethod, MatrixPlan};
 use crate::pair::{Pair, PairItem};
 use crate::pipeline::identity::base_range;
 use crate::pipeline::read_ahead::ReadAhead;
 use crate::tensor::Tile;
 
-/// One matrix of a lossy tensor, or one whole flat tensor: what is surveyed and merged together.
+/// One matrix of a lossy tensor, a band of it, or one whole flat tensor: what is surveyed and merged
+/// together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unit {
     pub(crate) tensor: usize,
@@ -52,49 +54,106 @@ pub(crate) struct Job {
     pub(crate) plan: Arc<MatrixPlan>,
 }
 
-/// All units, in file order of the fine-tune.
-pub(crate) fn units(pair: &Pair, n_surveys: usize) -> Vec<Unit> {
+/// All units, in file order of the fine-tune. Without a method nothing is surveyed.
+pub(crate) fn units(pair: &Pair, method: Option<&dyn LossyMethod>) -> Vec<Unit> {
     let mut out = Vec::new();
     for (tensor, p) in pair.items.iter().enumerate().filter(|(_, p)| !p.tiling.is_empty()) {
-        let n_surveys = if p.item.lossy { n_surveys } else { 0 };
+        let surveys = method.filter(|_| p.item.lossy).map(|m| (m.n_passes(), m.band_elements()));
+        let (n_surveys, band) = surveys.unwrap_or((0, u64::MAX));
         for matrix in 0..p.tiling.n_matrices() {
-            out.push(Unit { tensor, tiles: p.tiling.of_matrix(matrix), n_surveys });
+            let tiles = p.tiling.of_matrix(matrix);
+            out.extend(bands(tiles, p.tiling.max_elements(), band).map(|tiles| Unit {
+                tensor,
+                tiles,
+                n_surveys,
+            }));
         }
     }
     out
 }
 
-/// The order of passes; each needs what the pass before it on the same unit found. `joint` are the
-/// passes, ascending, that need to be done on every unit before any unit goes on.
-pub(crate) fn blocks(units: &[Unit], joint: &[usize]) -> Vec<Block> {
+/// Cuts the tiles of a matrix into bands of about equal size and at most `band` elements, or one tile.
+fn bands(tiles: Range<u64>, of_tile: u64, band: u64) -> impl Iterator<Item = Range<u64>> {
+    let n = tiles.end - tiles.start;
+    let most = (band / of_tile.max(1)).max(1);
+    let n_bands = n.div_ceil(most);
+    (0..n_bands).map(move |i| tiles.start + i * n / n_bands..tiles.start + (i + 1) * n / n_bands)
+}
+
+/// Tiles of first passes that a stage begins with: the other passes wait for what the stage before found.
+const HEAD_START: u64 = 8;
+
+/// Passes that are gone through side by side; each needs what the stages before it found. `joint` are
+/// the passes, ascending, that need to be done on every unit before any unit goes on.
+pub(crate) fn stages(units: &[Unit], joint: &[usize]) -> Vec<Vec<Block>> {
     let mut out = Vec::new();
     let mut first = 0;
     for last in joint {
         let surveyed = (0..units.len()).filter(|u| units[*u].n_surveys > *last);
         let passes: Vec<_> = surveyed.map(|unit| (unit, first..last + 1)).collect();
-        interleave(&passes, &mut out);
+        stagger(&passes, &mut out);
         first = last + 1;
     }
     // A unit's last pass encodes it; one that is not surveyed has no other.
     let passes: Vec<_> =
         units.iter().map(|u| first.min(u.n_surveys)..u.n_surveys + 1).enumerate().collect();
-    interleave(&passes, &mut out);
+    stagger(&passes, &mut out);
     out
 }
 
-/// Passes of several units so that the last ones are in order, and all but the last of a unit lie
-/// around the last of the unit before it.
-fn interleave(units: &[(usize, Range<usize>)], out: &mut Vec<Block>) {
-    let before_last = |at: usize, skip: usize| {
-        let (unit, passes) = units.get(at).cloned().unwrap_or((0, 0..0));
-        let passes = passes.start..passes.end.saturating_sub(1).max(passes.start);
-        passes.skip(skip).map(move |pass| Block { unit, pass })
-    };
-    out.extend(before_last(0, 0));
-    for (at, (unit, passes)) in units.iter().enumerate() {
-        out.extend(before_last(at + 1, 0).take(1));
-        out.extend(passes.clone().last().map(|pass| Block { unit: *unit, pass }));
-        out.extend(before_last(at + 1, 1));
+/// Passes of several units, a unit's each a stage after the one before, and the last ones of all units in
+/// stages one after another.
+fn stagger(units: &[(usize, Range<usize>)], out: &mut Vec<Vec<Block>>) {
+    let depth = units.iter().map(|(_, passes)| passes.len()).max().unwrap_or(0);
+    for stage in 0..(units.len() + depth).saturating_sub(1) {
+        // The unit that comes to its last pass is as far behind as the most passes take.
+        let blocks = (0..depth).filter_map(|to_go| {
+            let at = (stage + to_go + 1).checked_sub(depth)?;
+            let (unit, passes) = units.get(at)?;
+            let pass = passes.end.checked_sub(to_go + 1).filter(|pass| *pass >= passes.start)?;
+            Some(Block { unit: *unit, pass })
+        });
+        out.push(blocks.collect());
+    }
+}
+
+/// Goes through the tiles of all stages.
+#[derive(Debug, Clone)]
+struct Order {
+    stage: usize,
+    /// Tiles taken of each block of the stage.
+    taken: Vec<u64>,
+}
+
+impl Order {
+    fn new() -> Self {
+        Self { stage: 0, taken: Vec::new() }
+    }
+
+    /// The next block and the position of its tile in the unit.
+    fn next(&mut self, units: &[Unit], stages: &[Vec<Block>]) -> Option<(Block, u64)> {
+        loop {
+            let blocks = stages.get(self.stage)?;
+            self.taken.resize(blocks.len(), 0);
+            let all = blocks.iter().zip(&self.taken).enumerate();
+            // Whoever has the smallest share of its tiles behind it; of equals the first.
+            let next = all
+                .filter_map(|(i, (block, taken))| {
+                    let tiles = &units[block.unit].tiles;
+                    let n = tiles.end - tiles.start;
+                    let ahead = if block.pass == 0 { HEAD_START } else { 0 };
+                    let share = (2 * taken.saturating_sub(ahead) + 1) << 32;
+                    let share = if *taken < ahead { 0 } else { share / n.max(1) };
+                    (*taken < n).then_some((share, i))
+                })
+                .min();
+            if let Some((_, i)) = next {
+                self.taken[i] += 1;
+                return Some((blocks[i], self.taken[i] - 1));
+            }
+            self.stage += 1;
+            self.taken.clear();
+        }
     }
 }
 
@@ -104,11 +163,11 @@ pub(crate) struct TileReader<'a> {
     pub(crate) base: (&'a Checkpoint, &'a Source),
     pub(crate) pair: &'a Pair,
     pub(crate) units: &'a [Unit],
-    blocks: Vec<Block>,
-    /// Block and tile to read next.
-    at: (usize, u64),
-    /// Block and tile to announce next.
-    next_ahead: (usize, u64),
+    stages: Vec<Vec<Block>>,
+    /// What to read next.
+    order: Order,
+    /// What to announce next.
+    next_ahead: Order,
     ahead: ReadAhead,
     /// Plans as the sink merges them: unit, survey passes done, plan.
     merged: Receiver<Merged>,
@@ -131,9 +190,9 @@ impl<'a> TileReader<'a> {
             base,
             pair,
             units,
-            blocks: blocks(units, joint),
-            at: (0, 0),
-            next_ahead: (0, 0),
+            stages: stages(units, joint),
+            order: Order::new(),
+            next_ahead: Order::new(),
             ahead: ReadAhead::default(),
             merged,
             plans: HashMap::new(),
@@ -143,30 +202,16 @@ impl<'a> TileReader<'a> {
     /// The next tile; `None` after the last.
     pub(crate) fn next(&mut self) -> Option<Result<Job>> {
         self.read_ahead();
-        let (block_idx, tile_idx) = self.step(self.at)?;
-        self.at = (block_idx, tile_idx + 1);
-        let block = self.blocks[block_idx];
+        let (block, tile_idx) = self.order.next(self.units, &self.stages)?;
         Some(self.job(block, tile_idx))
-    }
-
-    /// The place at or after `(block, tile)` that has a tile.
-    fn step(&self, (mut block_idx, mut tile_idx): (usize, u64)) -> Option<(usize, u64)> {
-        loop {
-            let block = self.blocks.get(block_idx)?;
-            let tiles = &self.units[block.unit].tiles;
-            if tile_idx < tiles.end - tiles.start {
-                return Some((block_idx, tile_idx));
-            }
-            (block_idx, tile_idx) = (block_idx + 1, 0);
-        }
     }
 
     fn read_ahead(&mut self) {
         self.ahead.read_one();
         while self.ahead.wants_more() {
-            let Some((block_idx, tile_idx)) = self.step(self.next_ahead) else { return };
-            self.next_ahead = (block_idx, tile_idx + 1);
-            let unit = &self.units[self.blocks[block_idx].unit];
+            let next = self.next_ahead.next(self.units, &self.stages);
+            let Some((block, tile_idx)) = next else { return };
+            let unit = &self.units[block.unit];
             let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
             let mut bytes = 0;
             for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {
@@ -194,12 +239,17 @@ impl<'a> TileReader<'a> {
     fn job(&mut self, block: Block, tile_idx: u64) -> Result<Job> {
         let unit = &self.units[block.unit];
         let plan = self.plan(block)?;
+        let encodes = block.pass == unit.n_surveys;
         let part = unit.tiles.start + tile_idx;
         let tile = self.pair.items[unit.tensor].tiling.get(part);
         let [ft, base] = self.places(unit.tensor, &tile).map(|place| {
             place.map(|(source, shard, range)| {
-                let window =
-                    source.window(shard, range.start, (range.end - range.start) as usize)?;
+                let len = (range.end - range.start) as usize;
+                let window = if encodes {
+                    source.last_window(shard, range.start, len)?
+                } else {
+                    source.window(shard, range.start, len)?
+                };
                 window.populate();
                 Ok::<_, Error>(window)
             })
@@ -234,24 +284,33 @@ impl<'a> TileReader<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_pass_stands_after_the_one_it_needs_with_another_between() {
-        let unit = |n_surveys| Unit { tensor: 0, tiles: 0..1, n_surveys };
-        for surveys in [vec![2, 2, 2], vec![0, 2, 0, 1, 1], vec![1], vec![]] {
-            let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
-            let order = blocks(&units, &[]);
-            check(&surveys, &order);
-        }
-        let units: Vec<_> = (0..3).map(|_| unit(2)).collect();
-        let order = blocks(&units, &[]).into_iter().map(|b| (b.unit, b.pass));
-        let wanted = [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0), (1, 2), (2, 1), (2, 2)];
-        assert_eq!(order.collect::<Vec<_>>(), wanted);
+    fn unit(n_surveys: usize) -> Unit {
+        Unit { tensor: 0, tiles: 0..3, n_surveys }
     }
 
-    /// Every pass once, in order on each unit, encode passes in the order of units.
-    fn check(surveys: &[usize], order: &[Block]) {
-        assert_eq!(order.len(), surveys.iter().map(|n| n + 1).sum::<usize>());
-        let place = |u, p| order.iter().position(|b| *b == Block { unit: u, pass: p }).unwrap();
+    #[test]
+    fn every_pass_stands_a_stage_after_the_one_it_needs() {
+        for surveys in [vec![2, 2, 2], vec![0, 2, 0, 1, 1], vec![1], vec![]] {
+            let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
+            check(&surveys, &stages(&units, &[]));
+        }
+        let units: Vec<_> = (0..3).map(|_| unit(2)).collect();
+        let stages: Vec<Vec<_>> = stages(&units, &[])
+            .iter()
+            .map(|blocks| blocks.iter().map(|b| (b.unit, b.pass)).collect())
+            .collect();
+        let third = vec![(0, 2), (1, 1), (2, 0)];
+        let wanted =
+            [vec![(0, 0)], vec![(0, 1), (1, 0)], third, vec![(1, 2), (2, 1)], vec![(2, 2)]];
+        assert_eq!(stages, wanted);
+    }
+
+    /// Every pass once, a stage after the one before, encode passes in the order of units.
+    fn check(surveys: &[usize], stages: &[Vec<Block>]) {
+        assert_eq!(stages.iter().flatten().count(), surveys.iter().map(|n| n + 1).sum::<usize>());
+        let place = |unit, pass| {
+            stages.iter().position(|blocks| blocks.contains(&Block { unit, pass })).unwrap()
+        };
         for (u, n) in surveys.iter().enumerate() {
             for pass in 1..=*n {
                 assert!(place(u, pass) > place(u, pass - 1));
@@ -264,17 +323,54 @@ mod tests {
 
     #[test]
     fn a_joint_pass_is_done_on_all_units_before_any_goes_on() {
-        let unit = |n_surveys| Unit { tensor: 0, tiles: 0..1, n_surveys };
         for joint in [&[1][..], &[0, 2], &[1, 2], &[0, 1, 2]] {
             let surveys = [3, 0, 3, 3];
             let units: Vec<_> = surveys.iter().map(|n| unit(*n)).collect();
-            let order = blocks(&units, joint);
-            check(&surveys, &order);
+            let stages = stages(&units, joint);
+            check(&surveys, &stages);
             for pass in joint {
-                let last = order.iter().rposition(|b| b.pass == *pass && surveys[b.unit] > 0);
-                let later = order.iter().position(|b| b.pass > *pass);
-                assert!(last < later, "{joint:?}: {order:?}");
+                let surveyed = |b: &&Block| surveys[b.unit] > 0;
+                let passes = |stage: &Vec<Block>| -> Vec<usize> {
+                    stage.iter().filter(surveyed).map(|b| b.pass).collect()
+                };
+                let last = stages.iter().rposition(|s| passes(s).contains(pass));
+                let later = stages.iter().position(|s| passes(s).iter().any(|p| p > pass));
+                assert!(last < later, "{joint:?}: {stages:?}");
             }
         }
+    }
+
+    #[test]
+    fn tiles_of_a_stage_take_turns_after_a_head_start() {
+        let units = [20, 40, 20, 0].map(|n| Unit { tensor: 0, tiles: 5..5 + n, n_surveys: 1 });
+        let stages = stages(&units, &[]);
+        let mut order = Order::new();
+        let all: Vec<_> = std::iter::from_fn(|| order.next(&units, &stages))
+            .map(|(b, i)| (b.unit, b.pass, i))
+            .collect();
+        for (u, unit) in units.iter().enumerate() {
+            for pass in 0..2 {
+                let tiles: Vec<_> =
+                    all.iter().filter(|t| (t.0, t.1) == (u, pass)).map(|t| t.2).collect();
+                assert_eq!(tiles, (0..unit.tiles.end - 5).collect::<Vec<_>>());
+            }
+        }
+        // The second stage: unit 1 for the first time, beside unit 0 for the last.
+        let stage = &all[20..80];
+        assert!(stage[..8].iter().all(|t| (t.0, t.1) == (1, 0)));
+        let encodes = |range: Range<usize>| stage[range].iter().filter(|t| t.1 == 1).count();
+        assert!((8..=12).contains(&encodes(8..34)), "{stage:?}");
+        assert!((8..=12).contains(&encodes(34..60)), "{stage:?}");
+    }
+
+    #[test]
+    fn bands_are_whole_tiles_of_about_equal_number() {
+        let cut =
+            |n: u64, most| bands(5..5 + n, 10, most).map(|r| (r.start, r.end)).collect::<Vec<_>>();
+        assert_eq!(cut(7, u64::MAX), [(5, 12)]);
+        assert_eq!(cut(7, 70), [(5, 12)]);
+        assert_eq!(cut(7, 69), [(5, 8), (8, 12)]);
+        assert_eq!(cut(7, 39), [(5, 7), (7, 9), (9, 12)]);
+        assert_eq!(cut(2, 1), [(5, 6), (6, 7)]);
     }
 }

@@ -89,7 +89,7 @@ fn bits_left(
     observer: &dyn Observer,
 ) -> Result<f64> {
     let mut rest = overhead_bytes(inputs, options)?;
-    let exact: Vec<Unit> = units(&inputs.pair, 0)
+    let exact: Vec<Unit> = units(&inputs.pair, None)
         .into_iter()
         .filter(|unit| !inputs.pair.items[unit.tensor].item.lossy)
         .collect();

@@ -34,7 +34,7 @@ pub(crate) fn write_trial(
         Some(shift) if lambda != 0.0 => Sides::ShiftedBase(shift),
         _ => Sides::AsTheyAre,
     };
-    let units = units(&inputs.pair, options.method.lossy().map_or(0, |m| m.n_passes()));
+    let units = units(&inputs.pair, options.method.lossy());
     let run = Run { sides, gain: eta, ..Run::new(&units, 0, earlier, options.seed) };
     let places = places(inputs);
     encode_units(inputs, options, &run, observer, |tensor, tile| {
