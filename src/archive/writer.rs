@@ -5,7 +5,6 @@
 //! sync the directory. A writer dropped before its commit takes back what it wrote.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::archive::index::{Index, IndexEntry};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
-use crate::checkpoint::{Writeback, sync_dir};
+use crate::checkpoint::{Writeback, sync_dir, write_all_at};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Encoder, Kind, Label};
 
@@ -127,14 +126,13 @@ impl ArchiveWriter {
     }
 
     fn new(
-        mut file: File,
+        file: File,
         path: &Path,
         start: u64,
         index: Index,
         generation: u32,
         previous: u64,
     ) -> Result<Self> {
-        file.seek(SeekFrom::Start(start)).map_err(|e| Error::io("seek in", path, e))?;
         Ok(Self {
             file: Arc::new(file),
             path: path.to_owned(),
@@ -316,7 +314,8 @@ impl ArchiveWriter {
 
     /// Writes bytes to the end of the file.
     fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
-        (&*self.file).write_all(bytes).map_err(|e| Error::io("write to", &self.path, e))?;
+        write_all_at(&self.file, bytes, self.in_file)
+            .map_err(|e| Error::io("write to", &self.path, e))?;
         let (offset, len) = (self.in_file, bytes.len() as u64);
         self.in_file += len;
         let sent = self.writeback.wrote(&self.file, offset, len);

@@ -31,6 +31,7 @@ pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
+pub(crate) use sys::write_all_at;
 pub(crate) use writeback::Writeback;
 pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};
 

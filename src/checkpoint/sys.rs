@@ -10,9 +10,17 @@ pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Res
     FileExt::read_exact_at(file, buf, offset)
 }
 
+/// Bytes handed to the system at a time: more make it look for larger folios than it has at hand, which
+/// took ten times as long.
+const WRITE_BYTES: usize = 256 << 10;
+
 /// Writes all of `bytes` at `offset`, leaving the file's cursor alone.
-pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    FileExt::write_all_at(file, bytes, offset)
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    for piece in bytes.chunks(WRITE_BYTES) {
+        FileExt::write_all_at(file, piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Asks the system to give up the cached pages of `len` bytes from `offset`, without waiting for it:

@@ -3,19 +3,23 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-use crate::checkpoint::{behind, sys};
+use crate::checkpoint::{behind, memory, sys};
 
-/// Bytes of one file written between two syncs. Dirty pages count against a control group's memory
-/// limit and cannot be reclaimed before they are on disk.
-const SYNC_BYTES: u64 = 32 << 20;
+/// Least and most bytes of one file written between two syncs, and what part they are of the memory
+/// there is. Dirty pages count against a control group's limit and cannot be reclaimed before they are
+/// on disk; but a sync also waits for the file system's own records.
+const SYNC_BYTES: RangeInclusive<u64> = 32 << 20..=512 << 20;
+const SYNC_SHARE: u64 = 16;
 /// Bytes after which the system is asked to begin writing them.
 const BEGIN_BYTES: u64 = 4 << 20;
 
 /// What of one file is on its way to the disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Writeback {
+    /// Bytes between two syncs.
+    sync_bytes: u64,
     /// Written last, and not yet sent to disk.
     fresh: Range<u64>,
     /// From the first byte that is not synced to the last.
@@ -26,6 +30,14 @@ pub(crate) struct Writeback {
     n_written: u64,
 }
 
+impl Default for Writeback {
+    fn default() -> Self {
+        let share = memory::available().unwrap_or(0) / SYNC_SHARE;
+        let sync_bytes = share.clamp(*SYNC_BYTES.start(), *SYNC_BYTES.end());
+        Self { sync_bytes, fresh: 0..0, unsynced: 0..0, n_unsynced: 0, n_written: 0 }
+    }
+}
+
 impl Writeback {
     /// Takes note of `len` bytes that were written at `offset`, and syncs if it is time.
     ///
@@ -33,24 +45,31 @@ impl Writeback {
     /// What the sync says.
     pub(crate) fn wrote(&mut self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         let end = offset + len;
-        if self.fresh.end != offset {
-            self.fresh = offset..offset;
+        if self.fresh.end == offset {
+            self.fresh.end = end;
+        } else {
+            // Two threads write, not quite in order.
+            self.begin(file);
+            self.fresh = offset..end;
         }
-        self.fresh.end = end;
         if self.n_unsynced == 0 {
             self.unsynced = offset..end;
         }
         self.unsynced = self.unsynced.start.min(offset)..self.unsynced.end.max(end);
         self.n_unsynced += len;
         self.n_written += len;
-        if self.n_unsynced >= SYNC_BYTES {
+        if self.n_unsynced >= self.sync_bytes {
             return self.sync(file);
         }
         if end - self.fresh.start >= BEGIN_BYTES {
-            sys::give_up(file, self.fresh.start, end - self.fresh.start);
-            self.fresh = end..end;
+            self.begin(file);
         }
         Ok(())
+    }
+
+    fn begin(&mut self, file: &File) {
+        sys::give_up(file, self.fresh.start, self.fresh.end - self.fresh.start);
+        self.fresh.start = self.fresh.end;
     }
 
     /// Brings everything written so far to disk. Where memory is short it is not kept in the cache.

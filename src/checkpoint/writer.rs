@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -37,7 +39,7 @@ struct WrittenShard {
     data_start: u64,
     file_len: u64,
     /// Tensor bytes still to come.
-    left: u64,
+    left: AtomicU64,
     /// None once finished.
     out: Option<SyncedFile>,
 }
@@ -78,7 +80,7 @@ impl CheckpointWriter {
 
     /// Creates the file of `layout` with its header and its full length; gives its index.
     pub(crate) fn start_shard(&mut self, layout: &ShardLayout) -> Result<usize> {
-        let mut out = self.create_file(&layout.file_name)?;
+        let out = self.create_file(&layout.file_name)?;
         out.file.set_len(layout.file_len).map_err(|e| Error::io("extend", &out.path, e))?;
         out.write_at(0, &layout.header)?;
         let data_start = layout.header.len() as u64;
@@ -88,25 +90,27 @@ impl CheckpointWriter {
             tensors: tensors.collect(),
             data_start,
             file_len: layout.file_len,
-            left: layout.file_len - data_start,
+            left: AtomicU64::new(layout.file_len - data_start),
             out: Some(out),
         });
         Ok(self.shards.len() - 1)
     }
 
     /// Writes tensor bytes at `offset` of the file of shard `shard_idx`. Each byte is written once.
-    pub(crate) fn write_at(&mut self, shard_idx: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+    /// Threads may write different places at once.
+    pub(crate) fn write_at(&self, shard_idx: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let n = bytes.len() as u64;
-        let shard = self.shards.get_mut(shard_idx).filter(|shard| {
+        let shard = self.shards.get(shard_idx).filter(|shard| {
             let fits = offset.checked_add(n).is_some_and(|end| end <= shard.file_len);
-            fits && offset >= shard.data_start && n <= shard.left
+            fits && offset >= shard.data_start
         });
-        match shard.and_then(|shard| Some((&mut shard.left, shard.out.as_mut()?))) {
-            Some((left, out)) => {
-                out.write_at(offset, bytes)?;
-                *left -= n;
-                Ok(())
-            }
+        let open = shard.and_then(|shard| Some((shard, shard.out.as_ref()?)));
+        let taken = open.filter(|(shard, _)| {
+            let take = |left: u64| left.checked_sub(n);
+            shard.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        });
+        match taken {
+            Some((_, out)) => out.write_at(offset, bytes),
             None => Err(Error::invalid_argument(format!(
                 "{n} bytes at {offset} of output shard {shard_idx} have no place in its layout"
             ))),
@@ -121,11 +125,12 @@ impl CheckpointWriter {
         let Some(shard) = self.shards.get_mut(shard_idx) else {
             return Err(Error::invalid_argument(format!("there is no output shard {shard_idx}")));
         };
-        if shard.left != 0 {
+        let left = *shard.left.get_mut();
+        if left != 0 {
             return Err(Error::invalid_checkpoint(format!(
                 "output shard {}: {} of {} bytes were never written; its header and its tensors disagree",
                 shard.file_name,
-                shard.left,
+                left,
                 shard.file_len - shard.data_start
             )));
         }
@@ -141,7 +146,7 @@ impl CheckpointWriter {
         name: &str,
         chunks: impl IntoIterator<Item = Result<B>>,
     ) -> Result<u64> {
-        let mut out = self.create_file(name)?;
+        let out = self.create_file(name)?;
         let mut len = 0;
         for chunk in chunks {
             let chunk = chunk?;
@@ -210,7 +215,7 @@ impl CheckpointWriter {
         let path = self.temp.path().join(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io("create", &path, e))?;
-        Ok(SyncedFile { file, path, writeback: Writeback::default() })
+        Ok(SyncedFile { file, path, writeback: Mutex::default() })
     }
 }
 
@@ -219,19 +224,21 @@ impl CheckpointWriter {
 struct SyncedFile {
     file: File,
     path: PathBuf,
-    writeback: Writeback,
+    writeback: Mutex<Writeback>,
 }
 
 impl SyncedFile {
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         sys::write_all_at(&self.file, bytes, offset)
             .map_err(|e| Error::io("write", &self.path, e))?;
-        let sent = self.writeback.wrote(&self.file, offset, bytes.len() as u64);
+        let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = writeback.wrote(&self.file, offset, bytes.len() as u64);
         sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
-    fn finish(mut self) -> Result<()> {
-        let synced = self.writeback.sync(&self.file).and_then(|()| self.file.sync_all());
+    fn finish(self) -> Result<()> {
+        let mut writeback = self.writeback.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let synced = writeback.sync(&self.file).and_then(|()| self.file.sync_all());
         synced.map_err(|e| Error::io("sync", &self.path, e))
     }
 }

@@ -63,7 +63,7 @@ pub fn restore(
         writer.start_shard(layout)?;
     }
     let places = places(&stored, &selected, &layouts);
-    write_tensors(&stage, &places, &mut writer, options, observer)?;
+    write_tensors(&stage, &places, &writer, options, observer)?;
     if whole {
         write_side_files(&opened, &stored, &mut writer)?;
     }
@@ -181,7 +181,7 @@ fn places(stored: &Stored, selected: &[usize], layouts: &[ShardLayout]) -> Vec<V
 fn write_tensors(
     stage: &DecodeStage<'_>,
     places: &[Vec<(usize, u64)>],
-    writer: &mut CheckpointWriter,
+    writer: &CheckpointWriter,
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<()> {
@@ -193,21 +193,25 @@ fn write_tensors(
         width,
         || reader.next(),
         DecodeState::new,
-        |state, job| stage.work(state, job),
+        |state, job| {
+            let tile = stage.work(state, job)?;
+            // By the worker, while the tile is in its cache.
+            let lane = stage.stored.tensors[tile.tensor].dtype.lane_bytes();
+            let start = tile.tile.bytes(lane).start;
+            for (shard, offset) in &places[tile.tensor] {
+                writer.write_at(*shard, offset + start, &tile.bytes)?;
+            }
+            Ok(tile)
+        },
         move |tile: Decoded| {
             if observer.is_cancelled() {
                 return Err(Error::interrupted());
             }
-            let t = &stage.stored.tensors[tile.tensor];
             if check.add(&tile)? == Some(false) {
                 return Err(Error::corrupt(format!(
                     "tensor {} decodes to other bytes than were stored; run verify --base",
-                    t.name
+                    stage.stored.tensors[tile.tensor].name
                 )));
-            }
-            let start = tile.tile.bytes(t.dtype.lane_bytes()).start;
-            for (shard, offset) in &places[tile.tensor] {
-                writer.write_at(*shard, offset + start, &tile.bytes)?;
             }
             done += tile.bytes.len() as u64;
             observer.progress(done, total);
