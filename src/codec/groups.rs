@@ -251,22 +251,27 @@ impl<'a> SparsePart<'a> {
 struct Payload<'a> {
     d: Decisions,
     positions: Positions<'a>,
-    /// Codes in row order; empty for sparse rows.
+    /// Codes in row order; of no use for sparse rows.
     codes: Vec<u8>,
 }
 
 impl<'a> Payload<'a> {
-    fn parse(payload: &'a [u8], target: &Target) -> Result<Self> {
+    /// Takes a payload apart; `codes` is a buffer for those it has.
+    fn parse(payload: &'a [u8], target: &Target, mut codes: Vec<u8>) -> Result<Self> {
         let r = &mut Reader::new(payload);
         let d = Decisions::read(r)?;
         let n = target.n_rows * d.kept_in_row(target.n_cols);
-        let codes = |r: &mut Reader<'a>| {
-            let (mut codes, width) = (vec![0; n], stored_bits(d.bits));
+        let mut unpack = |r: &mut Reader<'a>| {
+            let width = stored_bits(d.bits);
+            codes.resize(n, 0);
             pack::unpack(r.take((n * width as usize).div_ceil(8))?, width, &mut codes);
-            Ok::<_, Error>(codes)
+            Ok::<_, Error>(())
         };
-        let (positions, codes) = match d.index {
-            IndexForm::Seed => (Positions::Drawn, codes(r)?),
+        let positions = match d.index {
+            IndexForm::Seed => {
+                unpack(r)?;
+                Positions::Drawn
+            }
             IndexForm::InGroup => {
                 let width = position_bits(d.group);
                 let bytes = r.take((n * width as usize).div_ceil(8))?;
@@ -277,12 +282,13 @@ impl<'a> Payload<'a> {
                     pack::unpack(bytes, width, &mut inside);
                     inside.into_iter().map(u16::from).collect()
                 };
-                (Positions::InGroup(inside), codes(r)?)
+                unpack(r)?;
+                Positions::InGroup(inside)
             }
             IndexForm::Csr => {
                 let n_parts = 1usize << d.log2_parts;
                 let part = |_| SparsePart::read(r, &d, target.n_rows, target.n_cols);
-                (Positions::Csr((0..n_parts).map(part).collect::<Result<_>>()?), Vec::new())
+                Positions::Csr((0..n_parts).map(part).collect::<Result<_>>()?)
             }
         };
         r.end()?;
@@ -349,7 +355,7 @@ impl Codec for Groups {
         out: &mut [u8],
     ) -> Result<()> {
         let base = base.ok_or_else(|| Error::corrupt("survivors without a base"))?;
-        let payload = Payload::parse(payload, target)?;
+        let payload = Payload::parse(payload, target, std::mem::take(&mut scratch.kept))?;
         let d = &payload.d;
         let n_cols = target.n_cols;
         // What each code adds: scale and zero point are the tile's.
@@ -370,11 +376,12 @@ impl Codec for Groups {
             }
             target.add_rows(base, &rows, strip, out);
         }
+        scratch.kept = payload.codes;
         Ok(())
     }
 
     fn parts(&self, payload: &[u8], target: &Target) -> Result<Parts> {
-        let Payload { d, positions, .. } = Payload::parse(payload, target)?;
+        let Payload { d, positions, .. } = Payload::parse(payload, target, Vec::new())?;
         let mut parts = vec![(Part::Scales, SETTINGS)];
         match positions {
             Positions::Drawn => {}

@@ -122,6 +122,7 @@ pub(crate) struct Scratch {
     pub(crate) positions: Vec<u32>,
     pub(crate) columns: Vec<u32>,
     pub(crate) kept: Vec<u8>,
+    pub(crate) planes: Vec<Vec<u8>>,
     pub(crate) strip: Vec<f32>,
     pub(crate) patch: patches::PatchScratch,
     pub(crate) work: Vec<f32>,

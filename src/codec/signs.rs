@@ -73,15 +73,17 @@ pub(crate) fn encode(
     w.u8(scales.len() as u8);
     scales.iter().for_each(|s| w.u32((s * gain).to_bits()));
     *out = w.0;
-    let mut planes = vec![Vec::new(); scales.len()];
+    let Scratch { strip, codes, planes, .. } = scratch;
+    planes.resize(scales.len(), Vec::new());
+    planes.iter_mut().for_each(Vec::clear);
     for rows in strips(tile.n_rows, rows_a_strip(tile.n_cols)).map(|s| s.1) {
-        tile.rows(&rows, &mut scratch.strip);
-        for (scale, plane) in scales.iter().zip(&mut planes) {
-            take_plane(&mut scratch.strip, *scale, &mut scratch.codes);
-            pack::pack(&scratch.codes, 1, plane);
+        tile.rows(&rows, strip);
+        for (scale, plane) in scales.iter().zip(&mut *planes) {
+            take_plane(strip, *scale, codes);
+            pack::pack(codes, 1, plane);
         }
     }
-    planes.iter().for_each(|p| out.extend(p));
+    planes.iter().for_each(|p| out.extend_from_slice(p));
 }
 
 /// Rows of a strip: a multiple of eight, so that every strip but the last fills whole bytes.

@@ -26,6 +26,15 @@ pub fn histogram(bytes: &[u8]) -> [u32; 256] {
     sum
 }
 
+/// How often each byte value occurs among the first of every `step` bytes.
+pub fn histogram_of_every(bytes: &[u8], step: usize) -> [u32; 256] {
+    let mut counts = [0u32; 256];
+    for &byte in bytes.iter().step_by(step) {
+        counts[usize::from(byte)] += 1;
+    }
+    counts
+}
+
 /// The order-0 entropy of bytes with this histogram, in bytes, rounded up.
 pub fn coded_bytes(histogram: &[u32; 256]) -> u64 {
     let n: u64 = histogram.iter().map(|&count| u64::from(count)).sum();

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::kernel::lane::{Word, fold, unfold};
 use crate::tensor::DType;
 
-pub use crate::kernel::entropy::{coded_bytes, histogram};
+pub use crate::kernel::entropy::{coded_bytes, histogram, histogram_of_every};
 
 /// What the bits of a lane mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

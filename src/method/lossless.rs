@@ -7,7 +7,7 @@ use crate::codec::planes;
 use crate::codec::{CodecId, Operand, Scratch};
 use crate::error::Result;
 use crate::frame::{Encoder, Label};
-use crate::kernel::planes::{coded_bytes, histogram};
+use crate::kernel::planes::{coded_bytes, histogram_of_every};
 
 /// An estimate decides alone only where it is clearly ahead; otherwise both forms are compressed.
 const CLEARLY: f64 = 0.8;
@@ -81,12 +81,8 @@ fn whole_may_win(
 ) -> Result<bool> {
     let lane = tile.dtype.lane_bytes();
     // Byte positions of a lane have statistics of their own, as the planes will.
-    let estimate: u64 = (0..lane)
-        .map(|k| {
-            let plane: Vec<u8> = tile.bytes.iter().skip(k).step_by(lane * 8).copied().collect();
-            coded_bytes(&histogram(&plane)) * 8
-        })
-        .sum();
+    let estimate: u64 =
+        (0..lane).map(|k| coded_bytes(&histogram_of_every(&tile.bytes[k..], lane * 8)) * 8).sum();
     if (difference_len as f64) > CLEARLY * estimate as f64 {
         return Ok(true);
     }
