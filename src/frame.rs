@@ -131,16 +131,34 @@ pub(crate) fn stored_len(n: usize) -> usize {
 /// Compresses payloads into frames; one a worker, reused.
 pub(crate) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
+    /// For payloads in pieces; made when the first one comes.
+    pieces: Option<zstd::stream::raw::Encoder<'static>>,
 }
+
+/// Payloads up to this size are worth a block of their own for each piece: in a larger one few blocks hold
+/// the end of one piece and the start of the next.
+const IN_PIECES: usize = 1 << 20;
 
 impl Encoder {
     pub(crate) fn new() -> Result<Self> {
         let zstd = zstd::bulk::Compressor::new(LEVEL).map_err(zstd_failed)?;
-        Ok(Self { zstd })
+        Ok(Self { zstd, pieces: None })
     }
 
     /// Appends the frame of `raw` to `out`.
     pub(crate) fn encode(&mut self, label: Label, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        self.encode_pieces(label, raw, 0, out)
+    }
+
+    /// The same for a payload whose bytes have other statistics every `piece` bytes, counted from its
+    /// end: a small one gets a table of codes for each piece.
+    pub(crate) fn encode_pieces(
+        &mut self,
+        label: Label,
+        raw: &[u8],
+        piece: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let raw_len =
             u32::try_from(raw.len()).ok().filter(|n| *n <= MAX_RAW_LEN).ok_or_else(|| {
                 Error::invalid_argument(format!("{} bytes do not fit one frame", raw.len()))
@@ -148,15 +166,47 @@ impl Encoder {
         let start = out.len();
         let body = start + HEADER_LEN;
         out.resize(body, 0);
-        out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
-        // Behind a cursor zstd writes to what the vector has reserved, which need not be zeroed first.
-        let mut cursor = Cursor::new(&mut *out);
-        cursor.set_position(body as u64);
-        let body_len = self.zstd.compress_to_buffer(raw, &mut cursor).map_err(zstd_failed)?;
+        out.reserve(zstd::zstd_safe::compress_bound(raw.len()) + 64);
+        let body_len = if (1..raw.len()).contains(&piece) && raw.len() <= IN_PIECES {
+            self.compress_pieces(raw, piece, out).map_err(zstd_failed)?
+        } else {
+            // Behind a cursor zstd writes to what the vector has reserved, which need not be zeroed.
+            let mut cursor = Cursor::new(&mut *out);
+            cursor.set_position(body as u64);
+            self.zstd.compress_to_buffer(raw, &mut cursor).map_err(zstd_failed)?
+        };
         let body_crc = crc32c::crc32c(&out[body..]);
         let header = Header { label, raw_len, body_len: body_len as u32, body_crc };
         out[start..body].copy_from_slice(&header.to_bytes());
         Ok(())
+    }
+
+    /// Appends one zstd frame with a block for each piece; returns its length.
+    fn compress_pieces(
+        &mut self,
+        raw: &[u8],
+        piece: usize,
+        out: &mut Vec<u8>,
+    ) -> std::io::Result<usize> {
+        use zstd::stream::raw::{Encoder, InBuffer, Operation, OutBuffer};
+        let zstd = match &mut self.pieces {
+            Some(zstd) => zstd,
+            none => none.insert(Encoder::new(LEVEL)?),
+        };
+        zstd.reinit()?;
+        zstd.set_pledged_src_size(Some(raw.len() as u64))?;
+        let start = out.len();
+        let mut output = OutBuffer::around_pos(out, start);
+        let (first, rest) = raw.split_at(raw.len() % piece);
+        for piece in std::iter::once(first).chain(rest.chunks(piece)) {
+            let mut input = InBuffer::around(piece);
+            while input.pos() < piece.len() {
+                zstd.run(&mut input, &mut output)?;
+            }
+            while zstd.flush(&mut output)? > 0 {}
+        }
+        while zstd.finish(&mut output, true)? > 0 {}
+        Ok(output.pos() - start)
     }
 
     /// Bytes of the body that a frame of `raw` would have; `buffer` is working space.
@@ -274,6 +324,32 @@ mod tests {
             assert_eq!(HEADER_LEN + header.body_len as usize, stored.len());
             let body_len = Encoder::new().unwrap().body_len(raw, &mut out).unwrap();
             assert_eq!(body_len, header.body_len as usize);
+        }
+    }
+
+    #[test]
+    fn pieces_have_codes_of_their_own_and_come_back() {
+        let mut draws = vec![0u16; 60_000];
+        crate::kernel::random::row_draws(1, 1, &mut draws);
+        // Two pieces of 30,000 bytes, of few values each, after one byte.
+        let byte = |(i, d): (usize, &u16)| (*d as u8 & 15) | if i < 30_000 { 0x40 } else { 0x90 };
+        let raw: Vec<u8> = std::iter::once(7).chain(draws.iter().enumerate().map(byte)).collect();
+        let mut encoder = Encoder::new().unwrap();
+        let (mut whole, mut pieces) = (Vec::new(), vec![1, 2, 3]);
+        encoder.encode(LABEL, &raw, &mut whole).unwrap();
+        for _ in 0..2 {
+            pieces.truncate(3);
+            encoder.encode_pieces(LABEL, &raw, 30_000, &mut pieces).unwrap();
+            assert!(pieces.len() < whole.len() * 9 / 10, "{} {}", pieces.len(), whole.len());
+            let mut out = Vec::new();
+            Decoder::new().unwrap().decode(&pieces[3..], 1 << 20, &mut out).unwrap();
+            assert_eq!(out, raw);
+        }
+        for (len, piece) in [(0, 5), (1, 1), (5, 5), (6, 5), (9, 4), (60_001, 100_000)] {
+            let (mut frame, mut out) = (Vec::new(), Vec::new());
+            encoder.encode_pieces(LABEL, &raw[..len], piece, &mut frame).unwrap();
+            Decoder::new().unwrap().decode(&frame, 1 << 20, &mut out).unwrap();
+            assert_eq!(out, &raw[..len]);
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) fn encode(
     let result = match base {
         None => {
             planes::encode_split(tile, &mut payload);
-            encoder.encode(label, &payload, out)
+            encoder.encode_pieces(label, &payload, plane_len(tile), out)
         }
         Some(base) => {
             let base = planes::base_as(base, tile.dtype, &mut scratch.bytes);
@@ -55,7 +55,7 @@ fn encode_pair(
     }
     planes::encode_difference(tile, base, sorted, payload);
     let start = out.len();
-    encoder.encode(label, payload, out)?;
+    encoder.encode_pieces(label, payload, plane_len(tile), out)?;
     let difference_len = out.len() - start;
     if !whole_may_win(tile, difference_len, encoder, label)? {
         return Ok(());
@@ -63,13 +63,18 @@ fn encode_pair(
     payload.clear();
     planes::encode_split(tile, payload);
     let middle = out.len();
-    encoder.encode(label, payload, out)?;
+    encoder.encode_pieces(label, payload, plane_len(tile), out)?;
     if out.len() - middle < difference_len {
         out.drain(start..middle);
     } else {
         out.truncate(middle);
     }
     Ok(())
+}
+
+/// Bytes of one plane of a payload.
+fn plane_len(tile: Operand<'_>) -> usize {
+    tile.bytes.len() / tile.dtype.lane_bytes()
 }
 
 /// Whether the tile without its base may be smaller than `difference_len` bytes.
