@@ -89,12 +89,13 @@ fn gather_side<const P: usize>(
     debug_assert!(strip.p == P);
     let lines = out.as_chunks_mut::<P>().0;
     let mut line = [0.0; MAX_LINE];
+    let span = (strip.patches.len() * P).min(MAX_LINE);
     for r in 0..P {
         let columns = strip.line(r.min(strip.n_rows.saturating_sub(1)));
         // What lies beyond the last row and column is zero.
         let width = if r < strip.n_rows { columns.len().min(MAX_LINE) } else { 0 };
         subtract_body(piece(ft, &columns), piece(base, &columns), &mut line[..width]);
-        line[width..].fill(0.0);
+        line[width..span].fill(0.0);
         for (i, &k) in chosen.iter().enumerate() {
             let from = line.as_chunks::<P>().0.get((k - strip.patches.start) as usize);
             if let (Some(to), Some(from)) = (lines.get_mut(i * P + r), from) {

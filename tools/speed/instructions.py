@@ -51,7 +51,7 @@ def count(binary, base, fine_tune, method):
                    "--shards", fine_tune, "--base", base, "-o", f"{scratch}/a.delta.zst", "--threads", "1", "--quiet",
                    "--method", *shlex.split(method)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        annotate = ["callgrind_annotate", "--threshold=100", out]
+        annotate = ["callgrind_annotate", "--threshold=100", "--auto=no", out]
         return parse(subprocess.run(annotate, check=True, capture_output=True, text=True).stdout)
 
 
