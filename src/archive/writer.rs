@@ -38,8 +38,6 @@ pub(crate) struct ArchiveWriter {
     buffer: Vec<u8>,
     /// File offset of the end of the buffer.
     at: u64,
-    /// File offset of its start.
-    in_file: u64,
     writeback: Writeback,
     /// Where this generation starts; the file is cut back to it if the writer is dropped.
     start: u64,
@@ -140,7 +138,6 @@ impl ArchiveWriter {
             force: false,
             buffer: Vec::with_capacity(BUFFER),
             at: start,
-            in_file: start,
             writeback: Writeback::default(),
             start,
             committed: false,
@@ -173,12 +170,12 @@ impl ArchiveWriter {
         if self.buffer.len() + bytes.len() > BUFFER {
             self.flush()?;
         }
-        self.at += bytes.len() as u64;
         if bytes.len() > BUFFER {
-            self.write_out(bytes)?;
+            self.write_out(offset, bytes)?;
         } else {
             self.buffer.extend(bytes);
         }
+        self.at += bytes.len() as u64;
         Ok(offset)
     }
 
@@ -306,19 +303,17 @@ impl ArchiveWriter {
 
     fn flush(&mut self) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        self.write_out(&buffer)?;
+        self.write_out(self.at - buffer.len() as u64, &buffer)?;
         buffer.clear();
         self.buffer = buffer;
         Ok(())
     }
 
-    /// Writes bytes to the end of the file.
-    fn write_out(&mut self, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, self.in_file)
+    /// Writes bytes to the file at once.
+    fn write_out(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        write_all_at(&self.file, bytes, offset)
             .map_err(|e| Error::io("write to", &self.path, e))?;
-        let (offset, len) = (self.in_file, bytes.len() as u64);
-        self.in_file += len;
-        let sent = self.writeback.wrote(&self.file, offset, len);
+        let sent = self.writeback.wrote(&self.file, offset, bytes.len() as u64);
         sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 

@@ -6,12 +6,11 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::{memory, sys};
+use crate::checkpoint::memory;
+use crate::checkpoint::sys::{self, HUGE_PAGE};
 
 /// Files of more than this share of the memory there is are not kept in the cache.
 const SHARE: u64 = 4;
-/// Pieces are cut at multiples of this in the file: folios of up to this size lie wholly inside.
-const STEP: u64 = 2 << 20;
 /// Bytes read last that are kept: of a tensor's last folio the next tensor has a part, and other threads
 /// may still read theirs.
 const KEPT: u64 = 16 << 20;
@@ -61,9 +60,10 @@ impl Done {
     /// The oldest piece to give up, once more than enough is kept.
     fn take_oldest(&mut self) -> Option<Range<u64>> {
         let total: u64 = self.0.iter().map(|r| r.end - r.start).sum();
-        let spare = total.checked_sub(KEPT).filter(|n| *n >= STEP)?;
+        let spare = total.checked_sub(KEPT).filter(|n| *n >= HUGE_PAGE)?;
         let oldest = self.0.front_mut()?;
-        let cut = (oldest.start + spare) / STEP * STEP;
+        // Folios lie wholly inside a piece that is cut so.
+        let cut = (oldest.start + spare) / HUGE_PAGE * HUGE_PAGE;
         if cut >= oldest.end {
             return self.0.pop_front();
         }

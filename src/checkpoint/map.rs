@@ -15,18 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
+use crate::checkpoint::Checkpoint;
 use crate::checkpoint::behind::{self, Behind};
-use crate::checkpoint::{Checkpoint, sys};
+use crate::checkpoint::sys::{self, HUGE_PAGE};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the system reads at least this far ahead of a sequential reader, it is left to it: it then
 /// keeps the file in large folios, which cost a tenth of the time of the single pages that come of being
 /// asked. Below that, being asked is three times as fast on cold files. Maps on Linux have huge pages.
 const OWN_READ_AHEAD: u64 = 1 << 20;
-/// Maps begin and end at multiples of this in the file: then the system maps a folio of that size as one
-/// huge page, which a processor reads three times as fast as single pages, since it need not stop and
-/// look up where the next one lies.
-const HUGE_PAGE: u64 = 2 << 20;
 /// Buffers beyond this are given back to the system: tiles have 4 MiB at most.
 const MAX_POOLED_BYTES: usize = 8 << 20;
 
@@ -100,12 +97,11 @@ impl Source {
     pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
         let mut shards = Vec::with_capacity(checkpoint.shards().len());
         let crowded = behind::crowds(checkpoint.total_bytes());
+        let alone = map.mode() == IoMode::Read || cfg!(not(target_os = "linux"));
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
             let (file, path) = (Arc::clone(shard.file()), shard.path.clone());
-            let metadata = file.metadata().map_err(|e| Error::io("read", &path, e))?;
-            let alone = map.mode() == IoMode::Read || cfg!(not(target_os = "linux"));
-            let asks = alone && sys::read_ahead_bytes(&metadata).is_none_or(|n| n < OWN_READ_AHEAD);
+            let asks = alone && sys::read_ahead_bytes(&file).is_none_or(|n| n < OWN_READ_AHEAD);
             let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
             shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
@@ -131,7 +127,7 @@ impl Source {
             shard.check_not_shrunk()?;
             if let Some((map, start)) = shard.map(offset, len) {
                 let bytes = Bytes::Mapped { map, range: start..start + len };
-                return Ok(Window { bytes, last: None });
+                return Ok(Window::new(bytes));
             }
         }
         let mut buffer = self.pool.take(len);
@@ -201,6 +197,8 @@ impl SourceFile {
     /// A map that holds the `len` bytes at `offset`, and where in it they start. None where the system
     /// refuses: some file systems cannot map, and maps per process are limited.
     fn map(&self, offset: u64, len: usize) -> Option<(Mmap, usize)> {
+        // The system then maps a large folio as one huge page, which a processor reads three times as
+        // fast as single pages, since it need not stop and look up where the next one lies.
         let start = offset / HUGE_PAGE * HUGE_PAGE;
         let end = (offset + len as u64).next_multiple_of(HUGE_PAGE).min(self.len);
         let mut options = MmapOptions::new();

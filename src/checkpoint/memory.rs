@@ -6,13 +6,15 @@ use std::path::Path;
 /// Bytes that programs and cached files of this process can have: what the system has available, or the
 /// limit of the strictest control group it is in. `None` where the system does not say.
 pub(super) fn available() -> Option<u64> {
-    let system = fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo(&text));
+    let system =
+        fs::read_to_string("/proc/meminfo").ok().and_then(|text| bytes_of(&text, "MemAvailable:"));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     system.into_iter().chain(group_limits(&groups, Path::new("/sys/fs/cgroup"))).min()
 }
 
-fn meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+/// Bytes that the line `name` of a file under `/proc` gives in kB.
+pub(crate) fn bytes_of(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -46,7 +48,8 @@ mod tests {
 
     #[test]
     fn the_strictest_group_counts_in_both_versions() {
-        assert_eq!(meminfo("MemFree: 1 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
+        let text = "MemFree: 1 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(bytes_of(text, "MemAvailable:"), Some(2 << 20));
         let root = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let path = root.path().join(path);

@@ -27,6 +27,7 @@ pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
 pub use map::{IoMode, MapChoice};
 pub(crate) use map::{Source, Window};
+pub(crate) use memory::bytes_of;
 pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};

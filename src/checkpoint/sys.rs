@@ -5,6 +5,9 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+/// Bytes of a huge page, and of the largest folio a file is cached in.
+pub(super) const HUGE_PAGE: u64 = 2 << 20;
+
 /// Fills `buf` from `offset`, leaving the file's cursor alone.
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     FileExt::read_exact_at(file, buf, offset)
@@ -26,7 +29,7 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], mut offset: u64) -> io::Re
 /// Asks the system to give up the cached pages of `len` bytes from `offset`, without waiting for it:
 /// those that are not on disk yet begin to be written and stay, others are dropped. A hint: it never
 /// fails, and may do nothing.
-pub(crate) fn give_up(file: &File, offset: u64, len: u64) {
+pub(super) fn give_up(file: &File, offset: u64, len: u64) {
     #[cfg(target_os = "linux")]
     if let Some(len) = std::num::NonZeroU64::new(len) {
         let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::DontNeed);
@@ -36,8 +39,8 @@ pub(crate) fn give_up(file: &File, offset: u64, len: u64) {
 }
 
 /// Bytes the system reads ahead of a sequential reader on the device of this file, if it says.
-pub(super) fn read_ahead_bytes(metadata: &Metadata) -> Option<u64> {
-    let dev = metadata.dev();
+pub(super) fn read_ahead_bytes(file: &File) -> Option<u64> {
+    let dev = file.metadata().ok()?.dev();
     // As makedev(3) of Linux puts them together.
     let major = (dev >> 8) & 0xfff | (dev >> 32) & !0xfff;
     let minor = dev & 0xff | (dev >> 12) & !0xff;

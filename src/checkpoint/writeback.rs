@@ -72,16 +72,22 @@ impl Writeback {
         self.fresh.start = self.fresh.end;
     }
 
-    /// Brings everything written so far to disk. Where memory is short it is not kept in the cache.
+    /// Brings everything written so far to disk.
     ///
     /// # Errors
     /// What the system says.
     pub(crate) fn sync(&mut self, file: &File) -> io::Result<()> {
         file.sync_data()?;
+        self.synced(file);
+        Ok(())
+    }
+
+    /// Takes note that everything written so far is on disk. Where memory is short it is not kept in the
+    /// cache.
+    pub(crate) fn synced(&mut self, file: &File) {
         if self.n_unsynced > 0 && behind::crowds(self.n_written) {
             sys::give_up(file, self.unsynced.start, self.unsynced.end - self.unsynced.start);
         }
         (self.n_unsynced, self.fresh) = (0, self.fresh.end..self.fresh.end);
-        Ok(())
     }
 }

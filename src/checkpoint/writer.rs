@@ -237,9 +237,10 @@ impl SyncedFile {
     }
 
     fn finish(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))?;
         let mut writeback = self.writeback.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let synced = writeback.sync(&self.file).and_then(|()| self.file.sync_all());
-        synced.map_err(|e| Error::io("sync", &self.path, e))
+        writeback.synced(&self.file);
+        Ok(())
     }
 }
 

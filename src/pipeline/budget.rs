@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use crate::checkpoint::bytes_of;
 use crate::error::{Error, Result};
 use crate::pipeline::ordered::Width;
 
@@ -68,9 +69,7 @@ impl Needs {
 /// not say.
 pub(crate) fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
+    bytes_of(&status, "VmHWM:")
 }
 
 /// Worker threads if the caller does not say: one a core.

@@ -100,15 +100,16 @@ impl DecodeStage<'_> {
 
     /// Decodes one frame.
     pub(crate) fn work(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
-        let mut bytes = self.spares.tile(self.target(&job).n_bytes());
-        self.decode(state, &job, &mut bytes).context(|| self.place(&job))?;
+        let target = self.target(&job);
+        let mut bytes = self.spares.tile(target.n_bytes());
+        self.decode(state, &job, &target, &mut bytes).context(|| self.place(&job))?;
         let Job { tensor, part, tile, frame, base, .. } = job;
         Ok(Decoded { tensor, part, tile, bytes, base, frame })
     }
 
     /// Checks one frame and expands it, but decodes nothing: what can be said without the base.
     pub(crate) fn expand(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
-        self.payload(state, &job).context(|| self.place(&job))?;
+        self.payload(state, &job, &self.target(&job)).context(|| self.place(&job))?;
         let Job { tensor, part, tile, frame, base, .. } = job;
         Ok(Decoded { tensor, part, tile, bytes: Vec::new(), base, frame })
     }
@@ -132,16 +133,25 @@ impl DecodeStage<'_> {
     }
 
     /// Checks a frame's header and expands its payload into `state.payload`.
-    pub(crate) fn payload(&self, state: &mut DecodeState, job: &Job) -> Result<&'static dyn Codec> {
+    pub(crate) fn payload(
+        &self,
+        state: &mut DecodeState,
+        job: &Job,
+        target: &Target,
+    ) -> Result<&'static dyn Codec> {
         let (variant, item, part) = (self.stored.id, job.tensor as u32, job.part as u32);
         let wanted = Label { kind: Kind::Tile, codec: 0, variant, item, part };
-        let target = self.target(job);
-        expand(&mut state.decoder, &job.frame, wanted, &target, &mut state.payload)
+        expand(&mut state.decoder, &job.frame, wanted, target, &mut state.payload)
     }
 
-    fn decode(&self, state: &mut DecodeState, job: &Job, out: &mut [u8]) -> Result<()> {
-        let codec = self.payload(state, job)?;
-        let target = self.target(job);
+    fn decode(
+        &self,
+        state: &mut DecodeState,
+        job: &Job,
+        target: &Target,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let codec = self.payload(state, job, target)?;
         let base = match (self.stored.head.items[job.tensor].origin, &job.base) {
             (Origin::Base { dtype, .. }, Some(bytes)) => Some(Operand { dtype, bytes }),
             _ => None,
@@ -154,7 +164,7 @@ impl DecodeStage<'_> {
             }
             _ => base,
         };
-        codec.decode(payload, &target, base, scratch, out)
+        codec.decode(payload, target, base, scratch, out)
     }
 }
 

@@ -49,9 +49,9 @@ pub fn forecast(
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let opened = started.elapsed();
     let mut units = units(&inputs.pair, options.method.lossy());
-    let n_tiles: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
+    let n_tiles: u64 = units.iter().map(Unit::n_tiles).sum();
     units.iter_mut().for_each(take_sample);
-    let sampled: u64 = units.iter().map(|u| u.tiles.end - u.tiles.start).sum();
+    let sampled: u64 = units.iter().map(Unit::n_tiles).sum();
     let found = encode_sample(&inputs, &units, options, observer)?;
     let tensors = summaries(&inputs, &found);
     let records = tensors.len() as u64 * RECORD_BYTES + 4 * n_tiles + 512;
@@ -128,7 +128,7 @@ fn rehearsed(
 
 /// Keeps a run of tiles from the middle of a unit.
 pub(crate) fn take_sample(unit: &mut Unit) {
-    let n = unit.tiles.end - unit.tiles.start;
+    let n = unit.n_tiles();
     let take = n.div_ceil(SAMPLE);
     let first = unit.tiles.start + (n - take) / 2;
     unit.tiles = first..first + take;

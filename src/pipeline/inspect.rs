@@ -130,9 +130,10 @@ impl State {
 
     /// What the bytes of a frame are for.
     fn account(&mut self, stage: &DecodeStage<'_>, job: &Job) -> Result<PartBytes> {
-        let codec = stage.payload(&mut self.decode, job)?;
+        let target = stage.target(job);
+        let codec = stage.payload(&mut self.decode, job, &target)?;
         let payload = &self.decode.payload;
-        let parts = codec.parts(payload, &stage.target(job))?;
+        let parts = codec.parts(payload, &target)?;
         let mut weights = [0; Part::ALL.len()];
         for (weight, part) in weights.iter_mut().zip(Part::ALL) {
             self.part.clear();

@@ -57,7 +57,7 @@ impl<'a> Merger<'a> {
         let unit = &self.units[block.unit];
         let so_far = self.stats.entry(block.unit).or_default();
         so_far.push(stats);
-        if (so_far.len() as u64) < unit.tiles.end - unit.tiles.start {
+        if (so_far.len() as u64) < unit.n_tiles() {
             return Ok(());
         }
         let stats = self.stats.remove(&block.unit).unwrap_or_default();

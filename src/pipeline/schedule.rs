@@ -32,6 +32,12 @@ pub(crate) struct Unit {
     pub(crate) n_surveys: usize,
 }
 
+impl Unit {
+    pub(crate) fn n_tiles(&self) -> u64 {
+        self.tiles.end - self.tiles.start
+    }
+}
+
 /// One pass over one unit; pass number `n_surveys` encodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
@@ -138,13 +144,11 @@ impl Order {
             let all = blocks.iter().zip(&self.taken).enumerate();
             // Whoever has the smallest share of its tiles behind it; of equals the first.
             let next = all
-                .filter_map(|(i, (block, taken))| {
-                    let tiles = &units[block.unit].tiles;
-                    let n = tiles.end - tiles.start;
+                .filter(|(_, (block, taken))| **taken < units[block.unit].n_tiles())
+                .map(|(i, (block, taken))| {
                     let ahead = if block.pass == 0 { HEAD_START } else { 0 };
-                    let share = (2 * taken.saturating_sub(ahead) + 1) << 32;
-                    let share = if *taken < ahead { 0 } else { share / n.max(1) };
-                    (*taken < n).then_some((share, i))
+                    let share = |n: u64| ((2 * n + 1) << 32) / units[block.unit].n_tiles();
+                    (taken.checked_sub(ahead).map_or(0, share), i)
                 })
                 .min();
             if let Some((_, i)) = next {

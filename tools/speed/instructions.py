@@ -10,7 +10,8 @@ all elements of the fine-tune, whether stored with loss or not. Prints one Markd
 import argparse, collections, json, re, shlex, subprocess, sys, tempfile
 from pathlib import Path
 
-METHODS = "lossless,delta-dct,bitdelta,dare,deltadq,ultradelta,auto"
+from cold import METHODS
+
 # First match decides; the rest is "other".
 STAGES = [
     ("convert, subtract, add", r"kernel::(convert|float)"),
