@@ -49,6 +49,8 @@ pub struct CompressReport {
     pub lossy_tensors: usize,
     /// Parameters in the lossy tensors.
     pub lossy_parameters: u64,
+    /// Tensors with frames that a run which was cut off had written, and that were kept.
+    pub resumed_tensors: usize,
     /// Most bytes resident at any time, mapped pages included; null where the system does not say.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
@@ -87,6 +89,8 @@ pub struct RestoreReport {
     pub tensors: usize,
     /// Names of the shards written.
     pub files: Vec<String>,
+    /// Of these, written by a run that was cut off and kept.
+    pub resumed_files: usize,
     /// Most bytes resident at any time.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.

@@ -13,13 +13,11 @@ use crate::tensor::{DType, Shape, Tile, Tiling};
 
 /// Standard deviation of base weights.
 const BASE_SCALE: f32 = 0.02;
-/// Size of the delta against the base.
-const DELTA_SCALE: f32 = 0.05;
 /// Leading directions of the delta.
 const RANK: u64 = 4;
 
 /// Shape of a made-up pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct PairShape {
     /// Width of the model.
@@ -36,6 +34,9 @@ pub struct PairShape {
     pub shards: (u64, u64),
     /// Seed of all values.
     pub seed: u64,
+    /// Size of the delta against the base, 0 or more. A full fine-tune is about 0.05 away; at 0.002 most
+    /// BF16 weights stay as they are.
+    pub delta: f32,
 }
 
 impl PairShape {
@@ -49,6 +50,7 @@ impl PairShape {
             dtype: DType::BF16,
             shards: (2, 3),
             seed: 7,
+            delta: 0.05,
         }
     }
 
@@ -81,6 +83,13 @@ impl PairShape {
         self
     }
 
+    /// The same shape with a delta of another size.
+    #[must_use]
+    pub fn with_delta(mut self, delta: f32) -> Self {
+        self.delta = delta;
+        self
+    }
+
     fn tensors(&self) -> Vec<(String, Shape)> {
         let (h, i) = (self.hidden, self.intermediate);
         let mut out = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab, h])];
@@ -108,14 +117,17 @@ impl PairShape {
 /// `InvalidArgument` if a size is 0, the dtype is no float, or a directory is there already.
 pub fn make_pair(dir: &Path, shape: &PairShape, threads: usize) -> Result<()> {
     let sizes = [shape.hidden, shape.intermediate, shape.vocab, shape.layers];
-    if sizes.contains(&0) || shape.shards.0 == 0 || shape.shards.1 == 0 || !shape.dtype.is_float() {
+    let counts = sizes.into_iter().chain([shape.shards.0, shape.shards.1]);
+    let has_delta = shape.delta.is_finite() && shape.delta >= 0.0;
+    if counts.min() == Some(0) || !shape.dtype.is_float() || !has_delta {
         return Err(Error::invalid_argument(
-            "a made-up pair takes sizes and shards of 1 or more and a float dtype",
+            "a made-up pair takes sizes and shards of 1 or more, a float dtype and a delta of 0 or more",
         ));
     }
     write_side(dir, "base", shape, shape.shards.0, None, threads)?;
     // The fine-tune's own seed moves its delta alone: two fine-tunes may share a base.
-    write_side(dir, "fine-tune", shape, shape.shards.1, Some(shape.seed ^ 0xd1), threads)
+    let delta = Some((shape.seed ^ 0xd1, shape.delta));
+    write_side(dir, "fine-tune", shape, shape.shards.1, delta, threads)
 }
 
 fn write_side(
@@ -123,7 +135,7 @@ fn write_side(
     name: &str,
     shape: &PairShape,
     n_shards: u64,
-    delta_seed: Option<u64>,
+    delta: Option<(u64, f32)>,
     threads: usize,
 ) -> Result<()> {
     let width = shape.dtype.bits() as u64 / 8;
@@ -159,7 +171,7 @@ fn write_side(
     let values = |&(shard, offset, tensor, ref tile): &(usize, u64, usize, Tile)| {
         let n_cols = tensors[tensor].2.last().copied().unwrap_or(1);
         let is_norm = tensors[tensor].2.len() == 1;
-        let maker = Maker { seed: shape.seed, delta_seed, tensor: tensor as u64, n_cols, is_norm };
+        let maker = Maker { seed: shape.seed, delta, tensor: tensor as u64, n_cols, is_norm };
         let floats = maker.values(tile);
         let mut bytes = vec![0; floats.len() * width as usize];
         convert::from_f32(shape.dtype, &floats, &mut bytes);
@@ -182,7 +194,8 @@ fn write_side(
 /// Values of one tensor.
 struct Maker {
     seed: u64,
-    delta_seed: Option<u64>,
+    /// Seed and size of the delta; none for a base.
+    delta: Option<(u64, f32)>,
     tensor: u64,
     n_cols: u64,
     is_norm: bool,
@@ -200,7 +213,7 @@ impl Maker {
     }
 
     fn delta(&self, i: u64) -> f32 {
-        let Some(seed) = self.delta_seed else {
+        let Some((seed, size)) = self.delta else {
             return 0.0;
         };
         let (row, col) = (i / self.n_cols, i % self.n_cols);
@@ -213,7 +226,7 @@ impl Maker {
             })
             .sum();
         let noise = gaussian(seed, self.tensor, i);
-        let scale = DELTA_SCALE * BASE_SCALE * uneven(rows, row) * uneven(cols, col);
+        let scale = size * BASE_SCALE * uneven(rows, row) * uneven(cols, col);
         scale * (noise + 0.3 * low_rank)
     }
 }

@@ -4,6 +4,7 @@
 
 mod format;
 mod index;
+mod lock;
 mod reader;
 mod record;
 mod store;
@@ -18,4 +19,4 @@ pub(crate) use record::{
 };
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
-pub(crate) use writer::ArchiveWriter;
+pub(crate) use writer::{ArchiveWriter, KeptTensor};

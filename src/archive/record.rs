@@ -138,6 +138,29 @@ impl TensorSeal {
     pub(crate) fn stored_bytes(&self) -> u64 {
         self.frame_lens.iter().map(|n| u64::from(*n)).sum()
     }
+
+    pub(super) fn write(&self, w: &mut Writer) -> Result<()> {
+        w.u128(self.base_hash);
+        w.u64(self.base_probe);
+        w.u128(self.restored_hash);
+        w.u64(self.offset);
+        lens(w, &self.frame_lens)?;
+        w.f64(self.squared_error);
+        w.f64(self.squared_delta);
+        Ok(())
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            base_hash: r.u128()?,
+            base_probe: r.u64()?,
+            restored_hash: r.u128()?,
+            offset: r.u64()?,
+            frame_lens: list(r, 4, Reader::u32)?,
+            squared_error: r.f64()?,
+            squared_delta: r.f64()?,
+        })
+    }
 }
 
 /// Where a side file's pieces stand.
@@ -261,13 +284,7 @@ impl Seal {
         let mut w = Writer::default();
         w.count(self.tensors.len())?;
         for t in &self.tensors {
-            w.u128(t.base_hash);
-            w.u64(t.base_probe);
-            w.u128(t.restored_hash);
-            w.u64(t.offset);
-            lens(&mut w, &t.frame_lens)?;
-            w.f64(t.squared_error);
-            w.f64(t.squared_delta);
+            t.write(&mut w)?;
         }
         w.count(self.blobs.len())?;
         for b in &self.blobs {
@@ -283,17 +300,7 @@ impl Seal {
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         let r = &mut Reader::new(bytes);
-        let tensors = list(r, 68, |r| {
-            Ok(TensorSeal {
-                base_hash: r.u128()?,
-                base_probe: r.u64()?,
-                restored_hash: r.u128()?,
-                offset: r.u64()?,
-                frame_lens: list(r, 4, Reader::u32)?,
-                squared_error: r.f64()?,
-                squared_delta: r.f64()?,
-            })
-        })?;
+        let tensors = list(r, 68, TensorSeal::read)?;
         let blobs = list(r, 28, |r| {
             Ok(BlobSeal { hash: r.u128()?, offset: r.u64()?, frame_lens: list(r, 4, Reader::u32)? })
         })?;

@@ -10,8 +10,9 @@ use std::path::Path;
 
 use crate::archive::format::{FOOTER_LEN, PREAMBLE};
 use crate::archive::index::IndexEntry;
+use crate::archive::lock::{check_is_at, open_archive};
 use crate::archive::reader::{Archive, MAX_STORED_LEN, Stored};
-use crate::archive::writer::{ArchiveWriter, Place, check_is_at, open_locked};
+use crate::archive::writer::{ArchiveWriter, Place};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{self, Kind, Label};
 
@@ -35,7 +36,7 @@ fn names(entries: &[IndexEntry]) -> Vec<String> {
 /// # Errors
 /// `InvalidArgument` if there is no such variant; what [`ArchiveWriter::append`] says.
 pub(crate) fn remove(path: &Path, name: &str) -> Result<Upkeep> {
-    let (file, archive) = open_locked(path)?;
+    let (file, archive) = open_archive(path)?;
     archive.entry(Some(name))?;
     let left: Vec<_> = archive.index.entries.iter().filter(|v| v.name != name).cloned().collect();
     let bytes_before = len(&file, path)?;
@@ -57,7 +58,7 @@ pub(crate) fn compact(
     // A link stays one: the file it leads to is replaced.
     let path = &fs::canonicalize(path).map_err(|e| Error::io("open", path, e))?;
     // The lock is held until the new file has taken the old one's place.
-    let (lock, old) = open_locked(path)?;
+    let (lock, old) = open_archive(path)?;
     let before = len(&lock, path)?;
     let entries = live(&old)?;
     let unchanged =

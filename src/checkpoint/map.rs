@@ -10,7 +10,7 @@
 
 use std::fs::File;
 use std::ops::{Deref, Range};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Advice, Mmap, MmapOptions};
@@ -34,6 +34,9 @@ pub enum IoMode {
     Mmap,
     /// Bytes are copied into buffers of our own; right for network file systems.
     Read,
+    /// Mapped, or read where a file lies on a network file system: there another machine may change it
+    /// unseen, and a map shows a lost connection as a fatal signal.
+    Auto,
 }
 
 /// Whether files may be mapped. The promise that makes it sound is made where this is constructed.
@@ -50,6 +53,14 @@ impl MapChoice {
     /// truncation ends the process with SIGBUS. Replacing a file by a rename is fine.
     pub const unsafe fn trusting_files_stay_unchanged() -> Self {
         Self(IoMode::Mmap)
+    }
+
+    /// Maps files that lie on a local file system, and reads others.
+    ///
+    /// # Safety
+    /// As for [`trusting_files_stay_unchanged`](Self::trusting_files_stay_unchanged), of local files.
+    pub const unsafe fn trusting_local_files_stay_unchanged() -> Self {
+        Self(IoMode::Auto)
     }
 
     /// Never maps: reads into buffers.
@@ -73,7 +84,7 @@ impl Default for MapChoice {
 /// The shards of a checkpoint as sources of bytes; shared by threads.
 #[derive(Debug)]
 pub(crate) struct Source {
-    mode: IoMode,
+    maps: bool,
     shards: Vec<SourceFile>,
     pool: Arc<Pool>,
 }
@@ -81,7 +92,7 @@ pub(crate) struct Source {
 #[derive(Debug)]
 struct SourceFile {
     file: Arc<File>,
-    path: PathBuf,
+    path: Arc<Path>,
     len: u64,
     /// Whether the system has to be asked to read ahead.
     asks: bool,
@@ -97,15 +108,20 @@ impl Source {
     pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
         let mut shards = Vec::with_capacity(checkpoint.shards().len());
         let crowded = behind::crowds(checkpoint.total_bytes());
-        let alone = map.mode() == IoMode::Read || cfg!(not(target_os = "linux"));
+        let maps = match map.mode() {
+            IoMode::Mmap => true,
+            IoMode::Read => false,
+            IoMode::Auto => !checkpoint.shards().iter().any(|shard| sys::is_remote(shard.file())),
+        };
+        let alone = !maps || cfg!(not(target_os = "linux"));
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
-            let (file, path) = (Arc::clone(shard.file()), shard.path.clone());
+            let (file, path) = (Arc::clone(shard.file()), Arc::from(&*shard.path));
             let asks = alone && sys::read_ahead_bytes(&file).is_none_or(|n| n < OWN_READ_AHEAD);
             let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
             shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
-        Ok(Source { mode: map.mode(), shards, pool: Arc::default() })
+        Ok(Source { maps, shards, pool: Arc::default() })
     }
 
     /// The `len` bytes of shard `shard_idx` from `offset`. A mapped window has read nothing yet.
@@ -123,10 +139,11 @@ impl Source {
             // The system refuses to map nothing.
             return Ok(Window::new(Bytes::Empty));
         }
-        if self.mode == IoMode::Mmap {
+        if self.maps {
             shard.check_not_shrunk()?;
             if let Some((map, start)) = shard.map(offset, len) {
-                let bytes = Bytes::Mapped { map, range: start..start + len };
+                let path = Arc::clone(&shard.path);
+                let bytes = Bytes::Mapped { map, range: start..start + len, path };
                 return Ok(Window::new(bytes));
             }
         }
@@ -135,6 +152,9 @@ impl Source {
             Ok(()) => Ok(Window::new(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
+                if e.kind() == std::io::ErrorKind::UnexpectedEof {
+                    return Err(cut_short(&shard.path, e));
+                }
                 Err(Error::io("read", &shard.path, e).context(format!("{len} bytes at {offset}")))
             }
         }
@@ -151,7 +171,7 @@ impl Source {
     /// Most bytes that a window has mapped beside its own.
     pub(crate) fn window_margin(&self) -> u64 {
         let largest = self.shards.iter().map(|shard| shard.len).max().unwrap_or(0);
-        if self.mode == IoMode::Mmap { largest.min(2 * HUGE_PAGE) } else { 0 }
+        if self.maps { largest.min(2 * HUGE_PAGE) } else { 0 }
     }
 
     /// Asks the system to read a range ahead. A hint: it never fails, and may do nothing.
@@ -225,6 +245,8 @@ enum Bytes {
     Mapped {
         map: Mmap,
         range: Range<usize>,
+        /// For messages.
+        path: Arc<Path>,
     },
     /// The first `len` bytes of a buffer that goes back to its pool.
     Read {
@@ -240,16 +262,33 @@ impl Window {
     }
 
     /// Brings all pages of a mapped window in at once: on cold files four times as fast as one
-    /// fault a page. Failure shows when the bytes are looked at, if at all.
-    pub(crate) fn populate(&self) {
+    /// fault a page.
+    ///
+    /// # Errors
+    /// `Io` if the file was cut short meanwhile or its disk cannot be read: looking at such bytes would end
+    /// the process.
+    pub(crate) fn populate(&self) -> Result<()> {
         #[cfg(target_os = "linux")]
-        if let Bytes::Mapped { map, range } = &self.bytes {
+        if let Bytes::Mapped { map, range, path } = &self.bytes {
             // A miss then reads two huge pages at once, ahead of it, and goes on in huge pages; without
             // this it would read single pages, half of them behind it, where all has been read.
             let _ = map.advise(Advice::HugePage);
-            let _ = map.advise_range(Advice::PopulateRead, range.start, range.len());
+            match map.advise_range(Advice::PopulateRead, range.start, range.len()) {
+                Err(e) if sys::is_bad_page(&e) => return Err(cut_short(path, e)),
+                // Systems before Linux 5.14 do not know how.
+                _ => {}
+            }
         }
+        Ok(())
     }
+}
+
+fn cut_short(path: &Path, e: std::io::Error) -> Error {
+    let text = format!(
+        "{} was cut short while it was being read, or its disk fails; restore it and run again",
+        path.display()
+    );
+    Error::new(ErrorKind::Io, text).with_source(e)
 }
 
 impl Deref for Window {
@@ -258,7 +297,7 @@ impl Deref for Window {
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Empty => &[],
-            Bytes::Mapped { map, range } => &map[range.clone()],
+            Bytes::Mapped { map, range, .. } => &map[range.clone()],
             Bytes::Read { buffer, len, .. } => &buffer[..*len],
         }
     }

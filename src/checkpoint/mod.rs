@@ -12,6 +12,7 @@ mod layout;
 mod map;
 mod memory;
 mod names;
+mod partial;
 mod shard;
 mod side;
 mod sys;
@@ -21,6 +22,8 @@ mod writeback;
 mod writer;
 
 use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use alias::aliases;
 pub(crate) use header::metadata as header_metadata;
@@ -133,6 +136,17 @@ impl Checkpoint {
     /// Fails if a shard was written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+
+    /// Hash of the names, lengths and modification times of the shards: another one means that something
+    /// was written to them.
+    pub(crate) fn state(&self) -> u64 {
+        let mut bytes = Vec::new();
+        for shard in &self.shards {
+            bytes.extend(shard.file_name.as_bytes());
+            shard.stamp().content().iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        }
+        xxh3_64(&bytes)
     }
 
     fn check_unique(&self) -> Result<()> {

@@ -49,6 +49,51 @@ pub(super) fn read_ahead_bytes(file: &File) -> Option<u64> {
     Some(kib << 10)
 }
 
+/// Whether pages of a map cannot be brought in because looking at them would be a fatal signal.
+#[cfg(target_os = "linux")]
+pub(super) fn is_bad_page(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::FAULT, Errno::HWPOISON, Errno::IO]
+        .iter()
+        .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Numbers of network file systems and of those that may be one (FUSE), as statfs(2) and Linux's
+/// magic.h have them: NFS, SMB, CIFS, SMB2, FUSE, 9P, Ceph, AFS, Coda, Lustre, GPFS, BeeGFS, OCFS2, VirtualBox.
+#[cfg(target_os = "linux")]
+const REMOTE: [u32; 14] = [
+    0x6969,
+    0x517b,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x6573_5546,
+    0x0102_1997,
+    0x00c3_6400,
+    0x5346_414f,
+    0x7375_7245,
+    0x0bd0_0bd0,
+    0x4750_4653,
+    0x1983_0326,
+    0x7461_636f,
+    0x786f_4256,
+];
+
+/// Whether a file lies on a network file system; false where the system does not say.
+pub(super) fn is_remote(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    return rustix::fs::fstatfs(file).is_ok_and(|found| is_remote_kind(found.f_type as u32));
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_remote_kind(kind: u32) -> bool {
+    REMOTE.contains(&kind)
+}
+
 /// The device a file lies on.
 pub(super) fn device(metadata: &Metadata) -> u64 {
     metadata.dev()
@@ -76,8 +121,31 @@ impl Stamp {
         }
     }
 
+    /// What tells whether a file of this name was written to, and survives a move to another disk.
+    pub(super) fn content(&self) -> [u64; 3] {
+        [self.len, self.mtime as u64, self.mtime_nsec as u64]
+    }
+
     /// Whether both are one file, whatever was written to it between.
     pub(super) fn is_same_file(&self, other: &Stamp) -> bool {
         self.dev == other.dev && self.ino == other.ino
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_told_from_local_ones() {
+        assert!(
+            is_remote_kind(0x6969) && is_remote_kind(0xff53_4d42) && is_remote_kind(0x6573_5546)
+        );
+        // ext4, xfs, btrfs, tmpfs, overlayfs.
+        for local in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630] {
+            assert!(!is_remote_kind(local), "{local:x}");
+        }
+        let proc = File::open("/proc/self/status").unwrap();
+        assert!(!is_remote(&proc));
     }
 }

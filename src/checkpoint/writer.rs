@@ -6,28 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::checkpoint::discover::INDEX_NAME;
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
+use crate::checkpoint::partial::{PartialDir, hidden_name, remove_files};
 use crate::checkpoint::sys;
 use crate::checkpoint::writeback::Writeback;
 use crate::error::{Error, Result};
 
-/// A checkpoint directory being written; dropped without [`commit`](Self::commit), it leaves nothing.
+/// What a shard's file name ends in until it is whole.
+const PART: &str = ".part";
+
+/// A checkpoint directory being written; dropped without [`commit`](Self::commit), it leaves nothing unless
+/// it is resumed.
 #[derive(Debug)]
 pub(crate) struct CheckpointWriter {
     /// The final name, with links resolved.
     dir: PathBuf,
     force: bool,
-    temp: TempDir,
+    temp: PartialDir,
     names: NameSet,
     shards: Vec<WrittenShard>,
 }
@@ -40,8 +43,10 @@ struct WrittenShard {
     file_len: u64,
     /// Tensor bytes still to come.
     left: AtomicU64,
-    /// None once finished.
+    /// None if an earlier run wrote it.
     out: Option<SyncedFile>,
+    /// Whether it is on disk under its own name.
+    is_whole: AtomicBool,
 }
 
 impl CheckpointWriter {
@@ -51,6 +56,27 @@ impl CheckpointWriter {
     /// `InvalidArgument` if `dir` is a file, a mount point, or a directory that is not empty and
     /// either `force` is false or it has sub-directories.
     pub(crate) fn create(dir: &Path, force: bool) -> Result<Self> {
+        let writer = Self::open(dir, force)?;
+        writer.temp.clear()?;
+        Ok(writer)
+    }
+
+    /// As [`create`](Self::create), for a checkpoint that `identity` tells from all others: if it is
+    /// resumed, the whole shards stay that an earlier run left of it, and those that this one writes if
+    /// it is cut off.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the earlier run wrote something else.
+    pub(crate) fn create_as(dir: &Path, force: bool, identity: u64, resumes: bool) -> Result<Self> {
+        let mut writer = Self::open(dir, force)?;
+        if resumes {
+            writer.temp.leave();
+        }
+        writer.temp.claim(identity, resumes)?;
+        Ok(writer)
+    }
+
+    fn open(dir: &Path, force: bool) -> Result<Self> {
         let dir = match dir.canonicalize() {
             Ok(found) => found,
             // A dangling link exists and leads nowhere.
@@ -59,41 +85,50 @@ impl CheckpointWriter {
             }
             Err(e) => return Err(Error::io("open", dir, e)),
         };
-        let Some(name) = dir.file_name() else {
+        if dir.file_name().is_none() {
             return Err(Error::invalid_argument(format!(
                 "{} cannot be replaced; give a directory with a name",
                 dir.display()
             )));
-        };
+        }
         let parent = parent_of(&dir);
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         check_replaceable(&dir, force)?;
-        let prefix = hidden_prefix(name, "partial");
-        let temp = tempfile::Builder::new()
-            .prefix(&prefix)
-            // As any new directory: the process's own mask decides.
-            .permissions(fs::Permissions::from_mode(0o777))
-            .tempdir_in(parent)
-            .map_err(|e| Error::io("create a directory in", parent, e))?;
+        let temp = PartialDir::open(&dir)?;
         Ok(Self { dir, force, temp, names: NameSet::default(), shards: Vec::new() })
     }
 
-    /// Creates the file of `layout` with its header and its full length; gives its index.
+    /// Creates the file of `layout` with its header and its full length; gives its index. It is whole
+    /// already if an earlier run left it so.
     pub(crate) fn start_shard(&mut self, layout: &ShardLayout) -> Result<usize> {
-        let out = self.create_file(&layout.file_name)?;
-        out.file.set_len(layout.file_len).map_err(|e| Error::io("extend", &out.path, e))?;
-        out.write_at(0, &layout.header)?;
+        self.claim_name(&layout.file_name)?;
+        let whole = fs::metadata(self.temp.path().join(&layout.file_name));
+        let out = if whole.is_ok_and(|m| m.len() == layout.file_len) {
+            None
+        } else {
+            let out = self.create_file(&format!("{}{PART}", layout.file_name))?;
+            out.file.set_len(layout.file_len).map_err(|e| Error::io("extend", &out.path, e))?;
+            out.write_at(0, &layout.header)?;
+            Some(out)
+        };
         let data_start = layout.header.len() as u64;
+        let left = out.as_ref().map_or(0, |_| layout.file_len - data_start);
         let tensors = layout.tensors.iter().map(|(name, _, n_bytes)| (name.clone(), *n_bytes));
         self.shards.push(WrittenShard {
             file_name: layout.file_name.clone(),
             tensors: tensors.collect(),
             data_start,
             file_len: layout.file_len,
-            left: AtomicU64::new(layout.file_len - data_start),
-            out: Some(out),
+            left: AtomicU64::new(left),
+            is_whole: AtomicBool::new(out.is_none()),
+            out,
         });
         Ok(self.shards.len() - 1)
+    }
+
+    /// Whether nothing is left to write of a shard.
+    pub(crate) fn is_whole(&self, shard_idx: usize) -> bool {
+        self.shards.get(shard_idx).is_some_and(|shard| shard.is_whole.load(Ordering::Relaxed))
     }
 
     /// Writes tensor bytes at `offset` of the file of shard `shard_idx`. Each byte is written once.
@@ -117,15 +152,16 @@ impl CheckpointWriter {
         }
     }
 
-    /// Checks that a shard is complete, brings it to disk and closes it. Later calls do nothing.
+    /// Checks that a shard is complete, brings it to disk and gives it its name: from then on a run that
+    /// resumes need not write it. Later calls do nothing.
     ///
     /// # Errors
     /// `InvalidCheckpoint` if tensor bytes are missing.
-    pub(crate) fn finish_shard(&mut self, shard_idx: usize) -> Result<()> {
-        let Some(shard) = self.shards.get_mut(shard_idx) else {
+    pub(crate) fn finish_shard(&self, shard_idx: usize) -> Result<()> {
+        let Some(shard) = self.shards.get(shard_idx) else {
             return Err(Error::invalid_argument(format!("there is no output shard {shard_idx}")));
         };
-        let left = *shard.left.get_mut();
+        let left = shard.left.load(Ordering::Relaxed);
         if left != 0 {
             return Err(Error::invalid_checkpoint(format!(
                 "output shard {}: {} of {} bytes were never written; its header and its tensors disagree",
@@ -134,7 +170,14 @@ impl CheckpointWriter {
                 shard.file_len - shard.data_start
             )));
         }
-        shard.out.take().map_or(Ok(()), SyncedFile::finish)
+        let Some(out) = shard.out.as_ref().filter(|_| !self.is_whole(shard_idx)) else {
+            return Ok(());
+        };
+        out.finish()?;
+        let name = self.temp.path().join(&shard.file_name);
+        fs::rename(&out.path, &name).map_err(|e| Error::io("rename", &out.path, e))?;
+        shard.is_whole.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Writes a side file from its chunks and gives its length.
@@ -146,6 +189,7 @@ impl CheckpointWriter {
         name: &str,
         chunks: impl IntoIterator<Item = Result<B>>,
     ) -> Result<u64> {
+        self.claim_name(name)?;
         let out = self.create_file(name)?;
         let mut len = 0;
         for chunk in chunks {
@@ -187,10 +231,11 @@ impl CheckpointWriter {
     }
 
     /// Brings everything to disk and gives it its final name, in place of what was there.
-    pub(crate) fn commit(mut self) -> Result<()> {
+    pub(crate) fn commit(self) -> Result<()> {
         for shard_idx in 0..self.shards.len() {
             self.finish_shard(shard_idx)?;
         }
+        self.temp.settle()?;
         sync_dir(self.temp.path())?;
         // Again: hours may have passed.
         let replaces = check_replaceable(&self.dir, self.force)?;
@@ -202,17 +247,26 @@ impl CheckpointWriter {
                 None => error,
             });
         }
-        // It has another name now; nothing is left to remove.
-        let _ = self.temp.keep();
+        self.temp.renamed();
         sync_dir(parent_of(&self.dir))?;
         aside.map_or(Ok(()), |aside| remove_flat(&aside))
     }
 
-    fn create_file(&mut self, name: &str) -> Result<SyncedFile> {
+    fn claim_name(&mut self, name: &str) -> Result<()> {
         self.names.insert(name).map_err(|why| {
             Error::invalid_checkpoint(format!("output file name {} {why}", shown(name)))
-        })?;
+        })
+    }
+
+    fn create_file(&self, name: &str) -> Result<SyncedFile> {
         let path = self.temp.path().join(name);
+        // An earlier run may have left a part of it.
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("replace", &path, e));
+            }
+            _ => {}
+        }
         let file = OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.map_err(|e| Error::io("create", &path, e))?;
         Ok(SyncedFile { file, path, writeback: Mutex::default() })
@@ -236,9 +290,9 @@ impl SyncedFile {
         sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
-    fn finish(self) -> Result<()> {
+    fn finish(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))?;
-        let mut writeback = self.writeback.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
         writeback.synced(&self.file);
         Ok(())
     }
@@ -282,7 +336,8 @@ fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
 /// Gives `dir` a hidden name beside its own.
 fn move_aside(dir: &Path) -> Result<PathBuf> {
     let parent = parent_of(dir);
-    let prefix = hidden_prefix(dir.file_name().unwrap_or_default(), "replaced");
+    let mut prefix = hidden_name(dir.file_name().unwrap_or_default(), "replaced");
+    prefix.push("-");
     let aside = tempfile::Builder::new()
         .prefix(&prefix)
         .tempdir_in(parent)
@@ -304,13 +359,7 @@ fn put_back(aside: &Path, dir: &Path, error: Error) -> Error {
 
 /// Removes a directory of files. Never recursive: what was no file a moment ago stays.
 fn remove_flat(dir: &Path) -> Result<()> {
-    let remove = || {
-        for entry in fs::read_dir(dir)? {
-            fs::remove_file(entry?.path())?;
-        }
-        fs::remove_dir(dir)
-    };
-    remove().map_err(|e| {
+    remove_files(dir).and_then(|()| fs::remove_dir(dir)).map_err(|e| {
         Error::io("remove the replaced files in", dir, e)
             .context("the new checkpoint is complete and in place")
     })
@@ -333,21 +382,9 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))
 }
 
-fn parent_of(dir: &Path) -> &Path {
+pub(super) fn parent_of(dir: &Path) -> &Path {
     match dir.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
-}
-
-/// `.NAME.role-`, without NAME where it is so long that the whole would not be a legal name.
-fn hidden_prefix(name: &std::ffi::OsStr, role: &str) -> std::ffi::OsString {
-    let mut prefix = std::ffi::OsString::from(".");
-    if name.len() <= 200 {
-        prefix.push(name);
-        prefix.push(".");
-    }
-    prefix.push(role);
-    prefix.push("-");
-    prefix
 }

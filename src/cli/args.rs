@@ -34,8 +34,7 @@ pub(crate) struct Args {
 
 const AFTER_HELP: &str = "\
 A checkpoint is a local Hugging Face directory, one .safetensors file, or an index.json. Its files
-must not change during a run: they are mapped, and a file cut short under a map ends the program.
-With --io read they are read instead.
+must not change during a run; one that does ends it, and nothing is written.
 
 Exit codes: 0 done; 1 verify or compare found a difference; 2 usage; 3 a checkpoint is invalid; 4 the
 archive is corrupt or truncated; 5 wrong base; 6 input/output; 130 interrupted.";
@@ -57,8 +56,9 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
-    /// How checkpoints are read: mapped (their files must not change during the run) or copied
-    #[arg(long, global = true, value_enum, default_value_t = Io::Mmap)]
+    /// How checkpoints are read: mapped (their files must not change during the run), copied, or
+    /// copied from network file systems alone
+    #[arg(long, global = true, value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,
 
     /// Print one JSON object instead of a table
@@ -81,6 +81,7 @@ pub(crate) struct Common {
 /// How checkpoints are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Io {
+    Auto,
     Mmap,
     Read,
 }
@@ -138,6 +139,10 @@ pub(crate) struct Compress {
     #[arg(long, value_name = "V")]
     pub(crate) name: Option<String>,
 
+    /// Go on with what a run that was cut off left, and leave what is done if this one is cut off too
+    #[arg(long)]
+    pub(crate) resume: bool,
+
     #[command(flatten)]
     pub(crate) choice: Choice,
 }
@@ -154,6 +159,10 @@ pub(crate) struct Append {
     /// Name of the variant
     #[arg(long, value_name = "V")]
     pub(crate) name: String,
+
+    /// Go on with what a run that was cut off left, and leave what is done if this one is cut off too
+    #[arg(long)]
+    pub(crate) resume: bool,
 
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -183,6 +192,10 @@ pub(crate) struct Restore {
     /// Cut into shards of at most this size, as in 5GB or 2GiB [default: the fine-tune's own shards]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_shard_size: Option<u64>,
+
+    /// Keep the whole shards that a run that was cut off left, and leave them if this one is cut off too
+    #[arg(long)]
+    pub(crate) resume: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -10,6 +10,7 @@ pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outco
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
+    let options = options.with_resume(verb.resume);
     let report = context
         .watch(|observer| delta_stream::compress(ft, base, &verb.output, &options, observer))?;
     context.print(&report, || table(&report))?;
@@ -20,6 +21,7 @@ pub(crate) fn append(verb: &args::Append, context: &Context) -> Result<Outcome> 
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, Some(&verb.name))?;
+    let options = options.with_resume(verb.resume);
     let report = context
         .watch(|observer| delta_stream::append(ft, base, &verb.archive, &options, observer))?;
     context.print(&report, || table(&report))?;
@@ -31,6 +33,8 @@ pub(crate) fn table(report: &CompressReport) -> String {
         0 => format!("{}, all bit for bit", report.tensors),
         n => format!("{}, of these {n} with loss", report.tensors),
     };
+    let resumed = (report.resumed_tensors > 0)
+        .then(|| format!("{} tensors of a run that was cut off were kept", report.resumed_tensors));
     let paper = report.paper_ratio.map(|ratio| {
         format!("{ratio:.2} (the paper's count: {})", report.paper_ratio_kind.unwrap_or("unknown"))
     });
@@ -59,6 +63,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         .add("variant", &report.variant)
         .add("method", method(report.method, &report.settings))
         .add("tensors", tensors)
+        .add_if("resumed", resumed)
         .add("fine-tune", exact_size(report.fine_tuned_bytes))
         .add("stored", exact_size(report.archive_bytes))
         .add(

@@ -264,7 +264,8 @@ pub(crate) fn make_pair(verb: &args::MakePair, context: &Context) -> Result<Outc
             verb.shards.unwrap_or(small.shards.1),
         )
         .with_dtype(verb.dtype.map_or(small.dtype, Into::into))
-        .with_seed(context.seed.unwrap_or(small.seed));
+        .with_seed(context.seed.unwrap_or(small.seed))
+        .with_delta(verb.delta.unwrap_or(small.delta));
     let pair = write_pair(&verb.dir, &shape, context)?;
     context.print(&pair, || pair.table())?;
     Ok(Outcome::Done)

@@ -3,6 +3,7 @@
 //! checkpoints or archives; that is the library's.
 
 mod args;
+mod bus;
 mod choice;
 mod compact;
 mod compare;
@@ -51,6 +52,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
     if args.common.no_simd {
         delta_stream::kernel::set_simd(false);
     }
+    bus::end_in_an_error()?;
     let context = Context::new(&args.common);
     match &args.verb {
         // These two cannot be asked to stop, so a signal ends them as it ends any program.

@@ -28,9 +28,7 @@ impl Context {
         if let Some(threads) = common.threads {
             resources = resources.with_threads(threads);
         }
-        if common.io == Io::Mmap {
-            resources = resources.with_map(map_inputs());
-        }
+        resources = resources.with_map(map_choice(common.io));
         let Common { seed, force, json, quiet, .. } = *common;
         Self { resources, seed, force, json, quiet }
     }
@@ -96,11 +94,16 @@ impl Context {
 }
 
 #[expect(unsafe_code, reason = "the one place where the promise about mapped files is passed on")]
-fn map_inputs() -> MapChoice {
-    // SAFETY: whether other processes leave the inputs alone is the user's to know; `--help` says that
-    // they must not change during a run and that `--io read` does without. This process itself
-    // writes new files only, and renames them into place.
-    unsafe { MapChoice::trusting_files_stay_unchanged() }
+fn map_choice(io: Io) -> MapChoice {
+    match io {
+        // SAFETY: whether other processes leave the inputs alone is the user's to know; `--help` says
+        // that they must not change during a run. This process itself writes new files only, and
+        // renames them into place.
+        Io::Auto => unsafe { MapChoice::trusting_local_files_stay_unchanged() },
+        // SAFETY: as above.
+        Io::Mmap => unsafe { MapChoice::trusting_files_stay_unchanged() },
+        Io::Read => MapChoice::never(),
+    }
 }
 
 /// Refuses names of models on a hub, which otherwise fail as a file that is missing.
@@ -157,7 +160,8 @@ mod tests {
         assert_eq!(settings.allocation.to_string(), "3:1");
         assert_eq!((options.resources.threads, options.resources.max_memory), (2, 1 << 30));
         assert_eq!((options.seed, options.name.as_deref()), (4, Some("v")));
-        assert_eq!(options.resources.map, map_inputs());
+        assert_eq!(options.resources.map, map_choice(Io::Auto));
+        assert_ne!(options.resources.map, map_choice(Io::Mmap));
     }
 
     #[test]

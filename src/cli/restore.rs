@@ -13,7 +13,8 @@ pub(crate) fn run(verb: &args::Restore, context: &Context) -> Result<Outcome> {
     resolve::local(&[&verb.base])?;
     let options = options(verb.name.clone(), context)
         .with_tensors(verb.tensors.clone())
-        .with_max_shard_size(verb.max_shard_size);
+        .with_max_shard_size(verb.max_shard_size)
+        .with_resume(verb.resume);
     let report = context.watch(|observer| {
         delta_stream::restore(&verb.archive, &verb.base, &verb.output, &options, observer)
     })?;
@@ -35,12 +36,15 @@ pub(crate) fn table(report: &RestoreReport) -> String {
     } else {
         format!("{}, ... ({} shards)", report.files[..MAX_LISTED].join(", "), report.files.len())
     };
+    let resumed = (report.resumed_files > 0)
+        .then(|| format!("{} shards of a run that was cut off were kept", report.resumed_files));
     let mut facts = Facts::default();
     facts
         .add("variant", &report.variant)
         .add("tensors", report.tensors)
         .add("written", exact_size(report.restored_bytes))
         .add("shards", files)
+        .add_if("resumed", resumed)
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -208,7 +208,7 @@ fn make<'b>(
     let units: Vec<Unit> = lossy_units(task);
     let none = TraceNorms::new();
     let run = Run { sides, items: Some(&items), ..Run::new(&units, id, &none, seed) };
-    let written = encode_variant(inputs, writer, options, &run, observer)?;
+    let written = encode_variant((inputs, Vec::new()), writer, options, &run, observer)?;
     let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
     let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
     let seal = Seal { tensors, blobs, measured: written.measured };

@@ -203,7 +203,7 @@ impl Calibration {
         let width = t.dtype.bits() / 8;
         let at = t.offset + (first * width) as u64;
         let window = self.source.window(t.shard, at, n * width)?;
-        window.populate();
+        window.populate()?;
         out.resize(n, 0.0);
         convert::to_f32(t.dtype, &window, out);
         Ok(())

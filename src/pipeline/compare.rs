@@ -131,7 +131,7 @@ impl Sides {
                 t.offset + range.start,
                 (range.end - range.start) as usize,
             )?;
-            window.populate();
+            window.populate()?;
             Ok::<_, Error>(window)
         };
         let b = m.b.ok_or_else(|| Error::invalid_argument("nothing to compare with"))?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::archive::{Archive, ArchiveWriter, BlobSeal, Origin, Seal, TensorSeal};
+use crate::archive::{Archive, ArchiveWriter, BlobSeal, KeptTensor, Origin, Seal, TensorSeal};
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
 use crate::method::{Measured, RowRates, TRACE_NORM, TraceNorms};
@@ -18,7 +18,7 @@ use crate::pipeline::encode::{EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::schedule::{Unit, units};
+use crate::pipeline::schedule::{Unit, leave_out, units};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
 
@@ -29,7 +29,8 @@ const BLOB_PIECE: usize = 1 << 20;
 ///
 /// # Errors
 /// `InvalidCheckpoint` if an input is broken, `InvalidArgument` if `archive` exists (without force),
-/// aliases an input, or an option is out of range; `Interrupted`; `Io`. Nothing is left at `archive`.
+/// aliases an input, or an option is out of range; `Interrupted`; `Io`. Nothing is left at `archive`; what
+/// a run that resumes has done is left in hidden files beside it.
 pub fn compress(
     ft: &Path,
     base: &Path,
@@ -40,7 +41,7 @@ pub fn compress(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
-    let writer = ArchiveWriter::create(archive, options.force)?;
+    let writer = ArchiveWriter::create(archive, options.force, resumes(options))?;
     let (earlier, path) = (&TraceNorms::new(), archive);
     let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
     run_aloud(&task, writer, started)
@@ -61,7 +62,7 @@ pub fn append(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
-    let writer = ArchiveWriter::append(archive)?;
+    let writer = ArchiveWriter::append(archive, resumes(options))?;
     if writer.has_variant(&inputs.name) {
         return Err(Error::invalid_argument(format!(
             "archive {} has a variant `{}` already; choose another name with --name",
@@ -75,6 +76,12 @@ pub fn append(
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
     run_aloud(&task, writer, started)
+}
+
+/// Whether a run goes on with what an earlier one left. One with a base shift begins with a base vector
+/// and trials, and starts again.
+fn resumes(options: &CompressOptions) -> bool {
+    options.resume && options.base_shift.is_none()
 }
 
 /// Does all that [`compress`] does, without a base shift, and keeps nothing of it: what it would write is
@@ -148,14 +155,18 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     };
     let mut head = inputs.head(options);
     head.shift = shifted.as_ref().map(|s| s.record);
-    let place = writer.write_head(&head)?;
-    let units = units(&inputs.pair, options.method.lossy());
+    let (place, kept) = writer.begin(&head, inputs.state())?;
+    let n_resumed = kept.len();
+    let n_kept = kept.last().map_or(0, |last| last.tensor + 1);
+    let joint = options.method.lossy().map_or(&[][..], |m| m.joint_passes());
+    let mut units = units(&inputs.pair, options.method.lossy());
+    leave_out(&mut units, n_kept, joint);
     let mut run = Run::new(&units, writer.variant_id(), task.earlier, options.seed);
     if let Some(shifted) = &shifted {
         run.gain = shifted.record.eta;
         run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);
     }
-    let mut written = encode_variant(inputs, &mut writer, options, &run, observer)?;
+    let mut written = encode_variant((inputs, kept), &mut writer, options, &run, observer)?;
     let blobs = write_side_files(inputs, &mut writer)?;
     inputs.check_unchanged()?;
     let seals = &mut written.seals;
@@ -172,6 +183,7 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     let mut report = report(inputs, options, &seal, shift, archive_bytes);
     report.notes.extend(notes.into_iter().flatten());
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
+    report.resumed_tensors = n_resumed;
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     let rates = written.rates.into_iter().map(|(unit, rates)| {
         let Unit { tensor, tiles, .. } = &units[unit];
@@ -191,15 +203,15 @@ pub(crate) struct Written {
     output_sums: (f64, f64),
 }
 
-/// Writes the tiles of a variant.
+/// Writes the tiles of a variant, but for those of tensors that are kept.
 pub(crate) fn encode_variant(
-    inputs: &Inputs,
+    (inputs, kept): (&Inputs, Vec<KeptTensor>),
     writer: &mut ArchiveWriter,
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
 ) -> Result<Written> {
-    let mut sink = CompressSink::new(inputs, writer);
+    let mut sink = CompressSink::new(inputs, writer, kept);
     let findings =
         encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
     let CompressSink { seals, output_sums, .. } = sink;
@@ -214,17 +226,26 @@ struct CompressSink<'a> {
     hasher: TensorHasher,
     /// What was lost of the layers' outputs, and what the delta makes of them.
     output_sums: (f64, f64),
+    /// The same of the tensor that is being written.
+    tensor_sums: (f64, f64),
 }
 
 impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter) -> Self {
+    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter, kept: Vec<KeptTensor>) -> Self {
         let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
         for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
             if p.tiling.is_empty() {
                 seal.restored_hash = TensorHasher::default().finish().1;
             }
         }
-        Self { inputs, writer, seals, hasher: TensorHasher::default(), output_sums: (0.0, 0.0) }
+        let mut output_sums = (0.0, 0.0);
+        for tensor in kept {
+            output_sums.0 += tensor.output_sums.0;
+            output_sums.1 += tensor.output_sums.1;
+            seals[tensor.tensor] = tensor.seal;
+        }
+        let (hasher, tensor_sums) = (TensorHasher::default(), (0.0, 0.0));
+        Self { inputs, writer, seals, hasher, output_sums, tensor_sums }
     }
 
     fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
@@ -237,8 +258,8 @@ impl<'a> CompressSink<'a> {
         seal.frame_lens.push(tile.frame.len() as u32);
         seal.squared_error += tile.squared_error;
         seal.squared_delta += tile.squared_delta;
-        self.output_sums.0 += tile.output_sums.0;
-        self.output_sums.1 += tile.output_sums.1;
+        self.tensor_sums.0 += tile.output_sums.0;
+        self.tensor_sums.1 += tile.output_sums.1;
         let item = &self.inputs.pair.items[tensor];
         if tile.part + 1 == item.tiling.len() {
             (seal.base_hash, seal.restored_hash) = self.hasher.finish();
@@ -247,6 +268,10 @@ impl<'a> CompressSink<'a> {
                 let base = &self.inputs.base.tensors()[base];
                 seal.base_probe = base_probe(&self.inputs.base_source, base, used)?;
             }
+            let output_sums = std::mem::take(&mut self.tensor_sums);
+            self.output_sums.0 += output_sums.0;
+            self.output_sums.1 += output_sums.1;
+            self.writer.note(&KeptTensor { tensor, seal: seal.clone(), output_sums })?;
         }
         Ok(())
     }
@@ -322,6 +347,7 @@ fn report(
         tensors: inputs.pair.items.len(),
         lossy_tensors: lossy().count(),
         lossy_parameters: parameters,
+        resumed_tensors: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: 0.0,
         notes: inputs.pair.notes.clone(),

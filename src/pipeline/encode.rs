@@ -333,7 +333,8 @@ pub(crate) fn encode_units(
     let lossy = method.lossy();
     let mut merger =
         lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
-    let total = units.iter().map(|u| unit_bytes(inputs, u)).sum();
+    let n_joint = joint.last().map_or(0, |pass| pass + 1);
+    let total = units.iter().map(|u| unit_bytes(inputs, u, n_joint)).sum();
     let mut done = 0;
     run_ordered(
         width,
@@ -363,10 +364,12 @@ pub(crate) fn encode_units(
     Ok(findings)
 }
 
-/// Bytes of the fine-tune that all passes over a unit read.
-fn unit_bytes(inputs: &Inputs, unit: &Unit) -> u64 {
+/// Bytes of the fine-tune that all passes over a unit read, of which the first `n_joint` are up to the last
+/// joint one.
+fn unit_bytes(inputs: &Inputs, unit: &Unit, n_joint: usize) -> u64 {
     let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes() as u64;
     let tiling = &inputs.pair.items[unit.tensor].tiling;
     let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
-    elements * lane * (unit.n_surveys as u64 + 1)
+    let passes = if unit.is_kept { n_joint } else { unit.n_surveys + 1 };
+    elements * lane * passes as u64
 }

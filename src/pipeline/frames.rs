@@ -54,7 +54,7 @@ impl<'a> FrameReader<'a> {
         let base = match self.base_place(tensor, &tile) {
             Some((source, shard, at, n)) => {
                 let window = source.last_window(shard, at, n)?;
-                window.populate();
+                window.populate()?;
                 Some(window)
             }
             None => None,

@@ -92,6 +92,14 @@ impl Inputs {
         Ok(xxh3_64(&bytes))
     }
 
+    /// Hash of the state of all files that are read: another one means that something was written to
+    /// them.
+    pub(crate) fn state(&self) -> u64 {
+        let statistics = self.calibration.as_ref().map(|c| c.checkpoint());
+        let all = [&self.ft, &self.base].into_iter().chain(statistics);
+        xxh3_64(&all.flat_map(|c| c.state().to_le_bytes()).collect::<Vec<_>>())
+    }
+
     /// Bytes of the fine-tune, side files included.
     pub(crate) fn fine_tuned_bytes(&self) -> u64 {
         self.ft.total_bytes() + self.side_files.iter().map(|f| f.len).sum::<u64>()

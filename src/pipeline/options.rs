@@ -76,6 +76,10 @@ pub struct CompressOptions {
     pub resources: Resources,
     /// Whether an existing archive may be replaced.
     pub force: bool,
+    /// Whether to go on with what a run that was cut off left beside the archive, and to leave what is
+    /// done if this one fails or is interrupted. What is written is the same. Default: no, what is left
+    /// is removed.
+    pub resume: bool,
 }
 
 impl CompressOptions {
@@ -90,6 +94,7 @@ impl CompressOptions {
             seed: 0,
             resources: Resources::default(),
             force: false,
+            resume: false,
         }
     }
 
@@ -139,6 +144,13 @@ impl CompressOptions {
     #[must_use]
     pub fn with_force(mut self, force: bool) -> Self {
         self.force = force;
+        self
+    }
+
+    /// Goes on with what a run that was cut off left.
+    #[must_use]
+    pub fn with_resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
         self
     }
 
@@ -203,6 +215,9 @@ pub struct RestoreOptions {
     pub resources: Resources,
     /// Whether an existing directory may be replaced.
     pub force: bool,
+    /// Whether to keep the whole shards that a run which was cut off left beside the output, and to leave
+    /// those that are done if this one fails or is interrupted. Default: no, what is left is removed.
+    pub resume: bool,
 }
 
 impl RestoreOptions {
@@ -231,6 +246,13 @@ impl RestoreOptions {
     #[must_use]
     pub fn with_resources(mut self, resources: Resources) -> Self {
         self.resources = resources;
+        self
+    }
+
+    /// Goes on with what a run that was cut off left.
+    #[must_use]
+    pub fn with_resume(mut self, resume: bool) -> Self {
+        self.resume = resume;
         self
     }
 

@@ -1,10 +1,11 @@
 //! `restore`: a variant becomes a loadable checkpoint again.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{Archive, Origin, Stored};
 use crate::checkpoint::{
@@ -50,6 +51,14 @@ pub fn restore(
     let layouts = layouts(&stored, &selected, whole, options.max_shard_size)
         .context(|| format!("variant `{}`", stored.head.name))?;
     let shift = load_shift(&opened, &stored)?;
+    let identity = identity(&stored, &layouts)?;
+    let mut writer = CheckpointWriter::create_as(output, options.force, identity, options.resume)?;
+    for layout in &layouts {
+        writer.start_shard(layout)?;
+    }
+    let mut places = places(&stored, &selected, &layouts);
+    places.iter_mut().for_each(|places| places.retain(|(shard, _)| !writer.is_whole(*shard)));
+    let wanted: Vec<_> = wanted.into_iter().filter(|i| !places[*i].is_empty()).collect();
     let stage = DecodeStage {
         archive: &opened,
         stored: &stored,
@@ -58,11 +67,7 @@ pub fn restore(
         wanted: &wanted,
         spares: Spares::default(),
     };
-    let mut writer = CheckpointWriter::create(output, options.force)?;
-    for layout in &layouts {
-        writer.start_shard(layout)?;
-    }
-    let places = places(&stored, &selected, &layouts);
+    let resumed_files = (0..layouts.len()).filter(|shard| writer.is_whole(*shard)).count();
     write_tensors(&stage, &places, &writer, options, observer)?;
     if whole {
         write_side_files(&opened, &stored, &mut writer)?;
@@ -75,9 +80,20 @@ pub fn restore(
         restored_bytes: layouts.iter().map(|l| l.file_len).sum(),
         tensors: selected.len(),
         files: layouts.into_iter().map(|l| l.file_name).collect(),
+        resumed_files,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// What tells this checkpoint from all others: its files' headers and the hashes of its tensors.
+fn identity(stored: &Stored, layouts: &[ShardLayout]) -> Result<u64> {
+    let mut bytes = stored.seal.to_bytes()?;
+    for layout in layouts {
+        bytes.extend(layout.file_name.as_bytes());
+        bytes.extend(&layout.header);
+    }
+    Ok(xxh3_64(&bytes))
 }
 
 /// Says whether writing `output` would touch what is read.
@@ -166,7 +182,7 @@ fn layouts(
 
 /// For each tensor to decode, where it goes: output shard and offset, several if it has aliases.
 fn places(stored: &Stored, selected: &[usize], layouts: &[ShardLayout]) -> Vec<Vec<(usize, u64)>> {
-    let by_name: std::collections::HashMap<&str, (usize, u64)> = layouts
+    let by_name: HashMap<&str, (usize, u64)> = layouts
         .iter()
         .enumerate()
         .flat_map(|(shard, l)| l.tensors.iter().map(move |t| (t.0.as_str(), (shard, t.1))))
@@ -189,6 +205,7 @@ fn write_tensors(
     let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     let (mut done, total) = (0, stage.total_bytes());
+    let mut unchecked = unchecked(stage, places);
     run_ordered(
         width,
         || reader.next(),
@@ -207,11 +224,21 @@ fn write_tensors(
             if observer.is_cancelled() {
                 return Err(Error::interrupted());
             }
-            if check.add(&tile)? == Some(false) {
+            let checked = check.add(&tile)?;
+            if checked == Some(false) {
                 return Err(Error::corrupt(format!(
                     "tensor {} decodes to other bytes than were stored; run verify --base",
                     stage.stored.tensors[tile.tensor].name
                 )));
+            }
+            let shards = places[tile.tensor].iter().filter(|_| checked.is_some());
+            for (shard, _) in shards {
+                let left = unchecked.entry(*shard).or_default();
+                *left -= 1;
+                if *left == 0 {
+                    // Whole and as it was stored: a run that is cut off from here on keeps it.
+                    writer.finish_shard(*shard)?;
+                }
             }
             done += tile.bytes.len() as u64;
             observer.progress(done, total);
@@ -219,6 +246,16 @@ fn write_tensors(
             Ok(())
         },
     )
+}
+
+/// How many tensors of each shard are still to be decoded and held to their hashes.
+fn unchecked(stage: &DecodeStage<'_>, places: &[Vec<(usize, u64)>]) -> HashMap<usize, usize> {
+    let mut out = HashMap::new();
+    let with_tiles = stage.wanted.iter().filter(|i| !stage.stored.tilings[**i].is_empty());
+    for (shard, _) in with_tiles.flat_map(|i| &places[*i]) {
+        *out.entry(*shard).or_default() += 1;
+    }
+    out
 }
 
 fn write_side_files(

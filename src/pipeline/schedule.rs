@@ -30,6 +30,8 @@ pub(crate) struct Unit {
     pub(crate) tiles: Range<u64>,
     /// Survey passes before the encode pass.
     pub(crate) n_surveys: usize,
+    /// Encoded by an earlier run: it is surveyed alone, for what is decided about all matrices together.
+    pub(crate) is_kept: bool,
 }
 
 impl Unit {
@@ -72,10 +74,21 @@ pub(crate) fn units(pair: &Pair, method: Option<&dyn LossyMethod>) -> Vec<Unit> 
                 tensor,
                 tiles,
                 n_surveys,
+                is_kept: false,
             }));
         }
     }
     out
+}
+
+/// The units that are left to do when the first `n_kept` tensors are encoded. `joint` are the passes about
+/// all matrices together.
+pub(crate) fn leave_out(units: &mut Vec<Unit>, n_kept: usize, joint: &[usize]) {
+    let is_surveyed = |unit: &Unit| joint.iter().any(|pass| *pass < unit.n_surveys);
+    units.retain_mut(|unit| {
+        unit.is_kept = unit.tensor < n_kept;
+        !unit.is_kept || is_surveyed(unit)
+    });
 }
 
 /// Cuts the tiles of a matrix into bands of about equal size and at most `band` elements, or one tile.
@@ -101,8 +114,8 @@ pub(crate) fn stages(units: &[Unit], joint: &[usize]) -> Vec<Vec<Block>> {
         first = last + 1;
     }
     // A unit's last pass encodes it; one that is not surveyed has no other.
-    let passes: Vec<_> =
-        units.iter().map(|u| first.min(u.n_surveys)..u.n_surveys + 1).enumerate().collect();
+    let left = units.iter().enumerate().filter(|(_, u)| !u.is_kept);
+    let passes: Vec<_> = left.map(|(i, u)| (i, first.min(u.n_surveys)..u.n_surveys + 1)).collect();
     stagger(&passes, &mut out);
     out
 }
@@ -254,7 +267,7 @@ impl<'a> TileReader<'a> {
                 } else {
                     source.window(shard, range.start, len)?
                 };
-                window.populate();
+                window.populate()?;
                 Ok::<_, Error>(window)
             })
         });
@@ -289,7 +302,7 @@ mod tests {
     use super::*;
 
     fn unit(n_surveys: usize) -> Unit {
-        Unit { tensor: 0, tiles: 0..3, n_surveys }
+        Unit { tensor: 0, tiles: 0..3, n_surveys, is_kept: false }
     }
 
     #[test]
@@ -345,8 +358,33 @@ mod tests {
     }
 
     #[test]
+    fn kept_units_are_surveyed_for_joint_passes_alone() {
+        let all: Vec<_> = [2, 0, 2, 2]
+            .iter()
+            .enumerate()
+            .map(|(tensor, n)| Unit { tensor, ..unit(*n) })
+            .collect();
+        let left = |joint: &[usize]| {
+            let mut units = all.clone();
+            leave_out(&mut units, 3, joint);
+            let blocks = stages(&units, joint).concat();
+            blocks.iter().map(|b| (units[b.unit].tensor, b.pass)).collect::<Vec<_>>()
+        };
+        assert_eq!(left(&[]), [(3, 0), (3, 1), (3, 2)]);
+        assert_eq!(left(&[0]), [(0, 0), (2, 0), (3, 0), (3, 1), (3, 2)]);
+        let both = left(&[1]);
+        assert_eq!(both.iter().filter(|b| b.1 == 2).collect::<Vec<_>>(), [&(3, 2)]);
+        assert_eq!(both.len(), 7);
+    }
+
+    #[test]
     fn tiles_of_a_stage_take_turns_after_a_head_start() {
-        let units = [20, 40, 20, 0].map(|n| Unit { tensor: 0, tiles: 5..5 + n, n_surveys: 1 });
+        let units = [20, 40, 20, 0].map(|n| Unit {
+            tensor: 0,
+            tiles: 5..5 + n,
+            n_surveys: 1,
+            is_kept: false,
+        });
         let stages = stages(&units, &[]);
         let mut order = Order::new();
         let all: Vec<_> = std::iter::from_fn(|| order.next(&units, &stages))

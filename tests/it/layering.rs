@@ -38,7 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("env::var", &["cli/"]),
     ("File::create", &["archive/", "checkpoint/writer.rs", "cli/"]),
     ("OpenOptions", &["archive/", "checkpoint/writer.rs", "cli/"]),
-    ("fs::write", &["cli/plan.rs", "cli/output.rs"]),
+    ("fs::write", &["checkpoint/partial.rs", "cli/plan.rs", "cli/output.rs"]),
     ("tempfile", &["archive/", "checkpoint/writer.rs", "cli/"]),
     ("unsafe {", &["checkpoint/map.rs", "cli/"]),
 ];

@@ -49,8 +49,12 @@ mod auto;
 // Damaged and forged input ends in an error of the right kind.
 mod hostile;
 
-// Writers that die at any moment.
+// Writers that die at any moment, and go on where they stood.
 mod crash;
+mod resume;
+
+// Inputs that change under a run.
+mod changing;
 
 // Archives of every format version, and broken ones.
 mod compat;

@@ -26,7 +26,7 @@ fn mapped_and_read_windows_agree_at_every_alignment() {
         for source in [&mapped, &read] {
             source.will_need(0, offset as u64, len);
             let window = source.window(0, offset as u64, len).unwrap();
-            window.populate();
+            window.populate().unwrap();
             assert_eq!(&*window, &whole[offset..offset + len], "{len} at {offset}");
         }
     }
@@ -69,6 +69,20 @@ fn files_that_change_are_noticed() {
         let error = source.window(0, 100, 50).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io, "{error}");
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_window_that_lost_its_pages_is_an_error_before_it_is_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = put(dir.path(), "x.safetensors", vectors(&[("a", 50_000)]));
+    let source = Source::new(&Checkpoint::open(&path).unwrap(), &mapping()).unwrap();
+    let window = source.window(0, 150_000, 20_000).unwrap();
+    window.populate().unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2000).unwrap();
+    let error = window.populate().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("x.safetensors was cut short"), "{error}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub(crate) struct MakePair {
     /// Element type of all tensors
     #[arg(long, value_enum)]
     pub(crate) dtype: Option<FloatName>,
+    /// Size of the delta against the base [default: 0.05, a full fine-tune; a light one is at 0.002]
+    #[arg(long, value_name = "X")]
+    pub(crate) delta: Option<f32>,
     /// Shards of the base
     #[arg(long, value_name = "N")]
     pub(crate) base_shards: Option<u64>,

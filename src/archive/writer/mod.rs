@@ -2,20 +2,25 @@
 //! previous generation readable.
 //!
 //! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new file then rename and
-//! sync the directory. A writer dropped before its commit takes back what it wrote.
+//! sync the directory. A writer dropped before its commit takes back what it wrote, or leaves it to a
+//! run that resumes.
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+mod resume;
+
+use std::fs::{File, Permissions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
+use crate::archive::lock::{open_archive, open_partial, parent};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
+use crate::archive::writer::resume::Journal;
+pub(crate) use crate::archive::writer::resume::KeptTensor;
 use crate::checkpoint::{Writeback, sync_dir, write_all_at};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
 
 /// Bytes gathered before they are written.
@@ -35,6 +40,9 @@ pub(crate) struct ArchiveWriter {
     /// A new archive grows under a temporary name.
     temp: Option<tempfile::TempPath>,
     force: bool,
+    /// Whether it goes on with what an earlier run left, and leaves what it wrote to a later one.
+    resumes: bool,
+    journal: Option<Journal>,
     buffer: Vec<u8>,
     /// File offset of the end of the buffer.
     at: u64,
@@ -55,8 +63,8 @@ impl ArchiveWriter {
     /// Starts a new archive that will stand at `path` once committed.
     ///
     /// # Errors
-    /// `InvalidArgument` if `path` exists and `force` is not given.
-    pub(crate) fn create(path: &Path, force: bool) -> Result<Self> {
+    /// `InvalidArgument` if `path` exists and `force` is not given; `Io` if another process writes it.
+    pub(crate) fn create(path: &Path, force: bool, resumes: bool) -> Result<Self> {
         if path.exists() && !force {
             let text =
                 format!("{} exists; append to it, or replace it with --force", path.display());
@@ -65,8 +73,11 @@ impl ArchiveWriter {
         if path.is_dir() {
             return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
         }
-        let mut writer = Self::temporary(path, Index::default(), 1)?;
-        writer.force = force;
+        let mut writer = Self::temporary(path, "partial", Index::default(), 1)?;
+        (writer.force, writer.resumes) = (force, resumes);
+        if !resumes {
+            writer.start_over()?;
+        }
         Ok(writer)
     }
 
@@ -80,43 +91,53 @@ impl ArchiveWriter {
         Ok(writer)
     }
 
-    /// Starts the next generation of the archive at `path`, dropping a torn tail.
+    /// Starts the next generation of the archive at `path`. A torn tail is dropped, at the latest once
+    /// it is known what of it is kept.
     ///
     /// # Errors
     /// `Io` if another process is writing to it; what [`Archive::open`] says.
-    pub(crate) fn append(path: &Path) -> Result<Self> {
-        let (file, archive) = open_locked(path)?;
-        Self::go_on(file, archive, path)
+    pub(crate) fn append(path: &Path, resumes: bool) -> Result<Self> {
+        let (file, archive) = open_archive(path)?;
+        let mut writer = Self::behind(file, archive, path)?;
+        writer.resumes = resumes;
+        if !resumes {
+            writer.start_over()?;
+        }
+        Ok(writer)
     }
 
     /// As [`Self::append`], with an archive that was opened with the lock already.
     pub(super) fn go_on(file: File, archive: Archive, path: &Path) -> Result<Self> {
-        let end = archive.committed_len();
-        file.set_len(end).map_err(|e| Error::io("drop the torn tail of", path, e))?;
+        let writer = Self::behind(file, archive, path)?;
+        writer.start_over()?;
+        Ok(writer)
+    }
+
+    fn behind(file: File, archive: Archive, path: &Path) -> Result<Self> {
         let generation = next_generation(&archive)?;
+        let end = archive.committed_len();
         Self::new(file, path, end, archive.index, generation, archive.footer.offset)
+    }
+
+    /// Drops what an earlier run left.
+    fn start_over(&self) -> Result<()> {
+        resume::remove(&self.path);
+        self.file.set_len(self.start).map_err(|e| Error::io("drop the torn tail of", &self.path, e))
     }
 
     /// Starts a new file that will stand in the place of the archive `old` at `path` once committed:
     /// as yet without variants, with the next generation's number.
     pub(super) fn replace(path: &Path, old: &Archive) -> Result<Self> {
         let index = Index { next_id: old.index.next_id, entries: Vec::new() };
-        let mut writer = Self::temporary(path, index, next_generation(old)?)?;
+        let mut writer = Self::temporary(path, "compact", index, next_generation(old)?)?;
         writer.force = true;
+        writer.start_over()?;
         Ok(writer)
     }
 
-    /// Starts a file under a temporary name beside `path`.
-    fn temporary(path: &Path, index: Index, generation: u32) -> Result<Self> {
-        let dir = parent(path);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let (file, temp) = tempfile::Builder::new()
-            .prefix(&format!(".{name}.partial-"))
-            // As any new file: the process's own mask decides, not the temporary file's secrecy.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(dir)
-            .map_err(|e| Error::io("create a file in", dir, e))?
-            .into_parts();
+    /// Starts a file under a temporary name beside `path`, with whatever an earlier run left in it.
+    fn temporary(path: &Path, role: &str, index: Index, generation: u32) -> Result<Self> {
+        let (file, temp) = open_partial(path, role)?;
         let mut writer = Self::new(file, path, 0, index, generation, 0)?;
         writer.temp = Some(temp);
         writer.write(PREAMBLE)?;
@@ -136,6 +157,8 @@ impl ArchiveWriter {
             path: path.to_owned(),
             temp: None,
             force: false,
+            resumes: false,
+            journal: None,
             buffer: Vec::with_capacity(BUFFER),
             at: start,
             writeback: Writeback::default(),
@@ -297,6 +320,7 @@ impl ArchiveWriter {
             sync_dir(parent(&self.path))?;
         }
         self.committed = true;
+        resume::remove(&self.path);
         debug_assert_eq!(self.at, footer.offset + FOOTER_LEN as u64);
         Ok(self.at - self.start)
     }
@@ -306,7 +330,7 @@ impl ArchiveWriter {
         self.write_out(self.at - buffer.len() as u64, &buffer)?;
         buffer.clear();
         self.buffer = buffer;
-        Ok(())
+        self.journal.as_mut().map_or(Ok(()), Journal::write_out)
     }
 
     /// Writes bytes to the file at once.
@@ -325,62 +349,24 @@ impl ArchiveWriter {
 
 impl Drop for ArchiveWriter {
     fn drop(&mut self) {
-        if !self.committed && self.temp.is_none() {
+        if self.committed || self.dry {
+            return;
+        }
+        if self.resumes {
+            // Whatever fails here is only encoded again.
+            let _ = self.flush();
+            let _ = self.temp.take().map(tempfile::TempPath::keep);
+            return;
+        }
+        resume::remove(&self.path);
+        if self.temp.is_none() {
             // The next append drops a torn tail anyway; this only gives the space back sooner.
             let _ = self.file.set_len(self.start);
         }
     }
 }
 
-/// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
-///
-/// # Errors
-/// `Io` if another process is writing to it; what [`Archive::open`] says.
-pub(super) fn open_locked(path: &Path) -> Result<(File, Archive)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|e| Error::io("open for writing", path, e))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let text =
-                format!("{} is being written by another process; wait for it", path.display());
-            return Err(Error::new(ErrorKind::Io, text));
-        }
-        Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
-    }
-    // Through the locked file: another process may have put a new one under this name meanwhile.
-    let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
-    let archive = Archive::from_file(locked, path)?;
-    check_is_at(&file, path)?;
-    Ok((file, archive))
-}
-
 fn next_generation(archive: &Archive) -> Result<u32> {
     let next = archive.footer.generation.checked_add(1);
     next.ok_or_else(|| Error::corrupt("no generation is left"))
-}
-
-/// Refuses to go on with an open file that is no longer what `path` leads to.
-pub(super) fn check_is_at(file: &File, path: &Path) -> Result<()> {
-    if is_at(file, path) {
-        return Ok(());
-    }
-    let text = format!("{} was replaced while it was opened; run again", path.display());
-    Err(Error::new(ErrorKind::Io, text))
-}
-
-/// Whether `path` still leads to this open file.
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |m: std::fs::Metadata| (m.dev(), m.ino());
-    match (file.metadata(), std::fs::metadata(path)) {
-        (Ok(open), Ok(named)) => identity(open) == identity(named),
-        _ => false,
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

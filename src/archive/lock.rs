@@ -1,0 +1,119 @@
+//! Opens files for one writer alone: the archive that grows, or the file a new one grows in.
+//!
+//! The locks go with the open file, so none outlives its process.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use tempfile::TempPath;
+
+use crate::archive::reader::Archive;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
+///
+/// # Errors
+/// `Io` if another process is writing to it; what [`Archive::open`] says.
+pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    let file = file.map_err(|e| Error::io("open for writing", path, e))?;
+    lock(&file, path)?;
+    // Through the locked file: another process may have put a new one under this name meanwhile.
+    let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
+    let archive = Archive::from_file(locked, path)?;
+    check_is_at(&file, path)?;
+    Ok((file, archive))
+}
+
+/// Opens the file that an archive at `path` grows in until it is whole, `.NAME.ROLE` beside it. It is
+/// removed with the returned path; what a killed process left in it is there.
+///
+/// # Errors
+/// `Io` if another process is writing it.
+pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = parent(path).join(format!(".{name}.{role}"));
+    let failed = |e| Error::io("create", &partial, e);
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
+        let file = file.map_err(failed)?;
+        lock(&file, path)?;
+        let named = fs::symlink_metadata(&partial);
+        if named.as_ref().is_ok_and(|m| !m.is_file()) {
+            let text = format!("{} is no file; remove it and run again", partial.display());
+            return Err(Error::invalid_argument(text));
+        }
+        // Whoever held the lock before may have renamed or removed it.
+        if is_same(file.metadata().ok(), named.ok()) {
+            return Ok((file, TempPath::try_from_path(partial.clone()).map_err(failed)?));
+        }
+    }
+}
+
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let text =
+                format!("{} is being written by another process; wait for it", path.display());
+            Err(Error::new(ErrorKind::Io, text))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+}
+
+/// Refuses to go on with an open file that is no longer what `path` leads to.
+pub(super) fn check_is_at(file: &File, path: &Path) -> Result<()> {
+    if is_same(file.metadata().ok(), fs::metadata(path).ok()) {
+        return Ok(());
+    }
+    let text = format!("{} was replaced while it was opened; run again", path.display());
+    Err(Error::new(ErrorKind::Io, text))
+}
+
+/// Whether both are one file.
+fn is_same(open: Option<fs::Metadata>, named: Option<fs::Metadata>) -> bool {
+    let identity = |m: fs::Metadata| (m.dev(), m.ino());
+    open.is_some() && open.map(identity) == named.map(identity)
+}
+
+/// The directory a file stands in.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_alone_writes_a_partial_file_and_the_next_finds_what_it_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.delta.zst");
+        let (file, temp) = open_partial(&path, "partial").unwrap();
+        assert!(temp.ends_with(".a.delta.zst.partial"));
+        file.set_len(5).unwrap();
+        let busy = open_partial(&path, "partial").unwrap_err();
+        assert!(busy.to_string().contains("another process"), "{busy}");
+        // As if it had been killed: the lock goes, the file stays.
+        let _ = temp.keep().unwrap();
+        drop(file);
+        let (file, temp) = open_partial(&path, "partial").unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 5);
+        drop((file, temp));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_where_the_partial_file_should_be_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("precious");
+        fs::write(&target, b"bytes").unwrap();
+        std::os::unix::fs::symlink(&target, dir.path().join(".a.partial")).unwrap();
+        let refused = open_partial(&dir.path().join("a"), "partial").unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(fs::read(&target).unwrap(), b"bytes");
+    }
+}

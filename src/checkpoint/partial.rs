@@ -1,0 +1,147 @@
+//! The directory that a checkpoint grows in until it is whole: `.NAME.partial` beside the output, for one
+//! process alone.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::sys::Stamp;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Says what the shards in the directory are of.
+const IDENTITY_FILE: &str = ".delta-stream-resume";
+
+/// Gone with all it holds once it is dropped, unless it is left to a later run.
+#[derive(Debug)]
+pub(super) struct PartialDir {
+    path: PathBuf,
+    /// The lock goes with the open directory.
+    lock: File,
+    /// Whether it stays when it is dropped.
+    stays: bool,
+}
+
+impl PartialDir {
+    /// Opens the directory for a checkpoint that will stand at `dir`, with whatever a killed process
+    /// left in it.
+    ///
+    /// # Errors
+    /// `Io` if another process is writing to it.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let path = super::writer::parent_of(dir)
+            .join(hidden_name(dir.file_name().unwrap_or_default(), "partial"));
+        let failed = |e| Error::io("create", &path, e);
+        loop {
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                _ => {}
+            }
+            let lock = match File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => {
+                    let text = format!(
+                        "{} is being written by another process; wait for it",
+                        dir.display()
+                    );
+                    return Err(Error::new(ErrorKind::Io, text));
+                }
+                Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
+            }
+            // Whoever held the lock before may have renamed or removed it.
+            let named = match fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(failed)?,
+            };
+            if !named.is_dir() {
+                let text = format!("{} is no directory; remove it and run again", path.display());
+                return Err(Error::invalid_argument(text));
+            }
+            let open = lock.metadata().map_err(failed)?;
+            if Stamp::of(&open).is_same_file(&Stamp::of(&named)) {
+                return Ok(Self { path, lock, stays: false });
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes what is in it.
+    pub(super) fn clear(&self) -> Result<()> {
+        remove_files(&self.path).map_err(|e| Error::io("clear", &self.path, e))
+    }
+
+    /// Leaves the directory to a later run if this one does not finish.
+    pub(super) fn leave(&mut self) {
+        self.stays = true;
+    }
+
+    /// Says what is written here; `resumes` is whether shards that were left may stay if they are of it.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are of something else.
+    pub(super) fn claim(&self, identity: u64, resumes: bool) -> Result<()> {
+        let file = self.path.join(IDENTITY_FILE);
+        let text = format!("{identity:016x}\n");
+        match fs::read_to_string(&file) {
+            Ok(found) if resumes && found == text => return Ok(()),
+            Ok(found) if resumes && found.len() == text.len() => {
+                let text = format!(
+                    "{} holds shards of another variant or layout that a run left; restore without --resume \
+                     to start again",
+                    self.path.display()
+                );
+                return Err(Error::invalid_argument(text));
+            }
+            _ => {}
+        }
+        self.clear()?;
+        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))
+    }
+
+    /// Everything is written; what is left is the checkpoint alone.
+    pub(super) fn settle(&self) -> Result<()> {
+        match fs::remove_file(self.path.join(IDENTITY_FILE)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("remove a file of", &self.path, e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It has another name now; nothing is left to remove.
+    pub(super) fn renamed(mut self) {
+        self.stays = true;
+    }
+}
+
+impl Drop for PartialDir {
+    fn drop(&mut self) {
+        if !self.stays {
+            let _ = remove_files(&self.path).and_then(|()| fs::remove_dir(&self.path));
+        }
+        let _ = self.lock.unlock();
+    }
+}
+
+/// Removes the files of a directory. Never recursive: what is no file stays, and is an error.
+pub(super) fn remove_files(dir: &Path) -> io::Result<()> {
+    fs::read_dir(dir)?.try_for_each(|entry| fs::remove_file(entry?.path()))
+}
+
+/// `.NAME.role`, without NAME where it is so long that the whole would not be a legal name.
+pub(super) fn hidden_name(name: &OsStr, role: &str) -> std::ffi::OsString {
+    let mut hidden = std::ffi::OsString::from(".");
+    if name.len() <= 200 {
+        hidden.push(name);
+        hidden.push(".");
+    }
+    hidden.push(role);
+    hidden
+}
