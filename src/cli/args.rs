@@ -294,7 +294,7 @@ mod tests {
         let args = parse("compress --shards ft --base b -o a").unwrap();
         assert_eq!(args.common.max_memory, delta_stream::DEFAULT_MAX_MEMORY);
         assert_eq!((args.common.threads, args.common.seed), (None, None));
-        assert_eq!(args.common.io, Io::Mmap);
+        assert_eq!(args.common.io, Io::Auto);
         let common = &args.common;
         assert!(!common.json && !common.quiet && !common.force && !common.no_simd);
         let Verb::Compress(verb) = args.verb else { panic!("not compress") };
