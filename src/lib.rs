@@ -46,6 +46,9 @@ mod pair;
 mod survey;
 mod wire;
 
+#[cfg(feature = "fault-injection")]
+#[doc(hidden)]
+pub use checkpoint::faults;
 pub use checkpoint::{
     Checkpoint, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
 };

@@ -2,13 +2,12 @@
 //!
 //! The locks go with the open file, so none outlives its process.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use tempfile::TempPath;
-
 use crate::archive::reader::Archive;
+use crate::checkpoint::disk::{self, TempPath};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
@@ -16,8 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// # Errors
 /// `Io` if another process is writing to it; what [`Archive::open`] says.
 pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
-    let file = OpenOptions::new().read(true).write(true).open(path);
-    let file = file.map_err(|e| Error::io("open for writing", path, e))?;
+    let file = disk::open(path).map_err(|e| Error::io("open for writing", path, e))?;
     lock(&file, path)?;
     // Through the locked file: another process may have put a new one under this name meanwhile.
     let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
@@ -36,15 +34,13 @@ pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> 
     let partial = parent(path).join(format!(".{name}.{role}"));
     let failed = |e| Error::io("create", &partial, e);
     loop {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-        let file = file.map_err(failed)?;
-        lock(&file, path)?;
-        let named = fs::symlink_metadata(&partial);
-        if named.as_ref().is_ok_and(|m| !m.is_file()) {
+        if fs::symlink_metadata(&partial).is_ok_and(|m| !m.is_file()) {
             let text = format!("{} is no file; remove it and run again", partial.display());
             return Err(Error::invalid_argument(text));
         }
+        let file = disk::open_or_create(&partial).map_err(failed)?;
+        lock(&file, path)?;
+        let named = fs::symlink_metadata(&partial);
         // Whoever held the lock before may have renamed or removed it.
         if is_same(file.metadata().ok(), named.ok()) {
             return Ok((file, TempPath::try_from_path(partial.clone()).map_err(failed)?));
@@ -69,7 +65,7 @@ pub(super) fn check_is_at(file: &File, path: &Path) -> Result<()> {
     if is_same(file.metadata().ok(), fs::metadata(path).ok()) {
         return Ok(());
     }
-    let text = format!("{} was replaced while it was opened; run again", path.display());
+    let text = format!("{} was replaced or removed meanwhile; run again", path.display());
     Err(Error::new(ErrorKind::Io, text))
 }
 

@@ -6,6 +6,7 @@
 mod alias;
 mod behind;
 mod discover;
+pub(crate) mod disk;
 mod header;
 mod index;
 mod layout;
@@ -26,6 +27,8 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use alias::aliases;
+#[cfg(feature = "fault-injection")]
+pub use disk::faults;
 pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
 pub use map::{IoMode, MapChoice};
@@ -35,7 +38,6 @@ pub(crate) use names::{NameSet, shown};
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
-pub(crate) use sys::write_all_at;
 pub(crate) use writeback::Writeback;
 pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};
 

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::disk;
 use crate::checkpoint::sys::Stamp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,7 +34,7 @@ impl PartialDir {
             .join(hidden_name(dir.file_name().unwrap_or_default(), "partial"));
         let failed = |e| Error::io("create", &path, e);
         loop {
-            match fs::create_dir(&path) {
+            match disk::create_dir(&path) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
                 _ => {}
             }
@@ -102,12 +103,14 @@ impl PartialDir {
             _ => {}
         }
         self.clear()?;
-        fs::write(&file, text).map_err(|e| Error::io("write", &file, e))
+        let written =
+            disk::create_new(&file).and_then(|f| disk::write_all_at(&f, text.as_bytes(), 0));
+        written.map_err(|e| Error::io("write", &file, e))
     }
 
     /// Everything is written; what is left is the checkpoint alone.
     pub(super) fn settle(&self) -> Result<()> {
-        match fs::remove_file(self.path.join(IDENTITY_FILE)) {
+        match disk::remove_file(&self.path.join(IDENTITY_FILE)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(Error::io("remove a file of", &self.path, e))
             }
@@ -124,7 +127,7 @@ impl PartialDir {
 impl Drop for PartialDir {
     fn drop(&mut self) {
         if !self.stays {
-            let _ = remove_files(&self.path).and_then(|()| fs::remove_dir(&self.path));
+            let _ = remove_files(&self.path).and_then(|()| disk::remove_dir(&self.path));
         }
         let _ = self.lock.unlock();
     }
@@ -132,7 +135,7 @@ impl Drop for PartialDir {
 
 /// Removes the files of a directory. Never recursive: what is no file stays, and is an error.
 pub(super) fn remove_files(dir: &Path) -> io::Result<()> {
-    fs::read_dir(dir)?.try_for_each(|entry| fs::remove_file(entry?.path()))
+    fs::read_dir(dir)?.try_for_each(|entry| disk::remove_file(&entry?.path()))
 }
 
 /// `.NAME.role`, without NAME where it is so long that the whole would not be a legal name.

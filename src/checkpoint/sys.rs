@@ -1,4 +1,4 @@
-//! The positional reads and writes, file identities and hints to the page cache that std offers per
+//! The positional reads, file identities and hints to the page cache that std offers per
 //! system only, or not at all: a port to one that is not Unix starts here.
 
 use std::fs::{File, Metadata};
@@ -11,19 +11,6 @@ pub(super) const HUGE_PAGE: u64 = 2 << 20;
 /// Fills `buf` from `offset`, leaving the file's cursor alone.
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     FileExt::read_exact_at(file, buf, offset)
-}
-
-/// Bytes handed to the system at a time: more make it look for larger folios than it has at hand, which
-/// took ten times as long.
-const WRITE_BYTES: usize = 256 << 10;
-
-/// Writes all of `bytes` at `offset`, leaving the file's cursor alone.
-pub(crate) fn write_all_at(file: &File, bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    for piece in bytes.chunks(WRITE_BYTES) {
-        FileExt::write_all_at(file, piece, offset)?;
-        offset += piece.len() as u64;
-    }
-    Ok(())
 }
 
 /// Asks the system to give up the cached pages of `len` bytes from `offset`, without waiting for it:

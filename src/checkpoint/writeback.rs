@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::{Range, RangeInclusive};
 
-use crate::checkpoint::{behind, memory, sys};
+use crate::checkpoint::{behind, disk, memory, sys};
 
 /// Least and most bytes of one file written between two syncs, and what part they are of the memory
 /// there is. Dirty pages count against a control group's limit and cannot be reclaimed before they are
@@ -77,7 +77,7 @@ impl Writeback {
     /// # Errors
     /// What the system says.
     pub(crate) fn sync(&mut self, file: &File) -> io::Result<()> {
-        file.sync_data()?;
+        disk::sync_data(file)?;
         self.synced(file);
         Ok(())
     }

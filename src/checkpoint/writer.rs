@@ -5,7 +5,8 @@
 //! existing file is never truncated, since someone may have it mapped.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::json;
 
 use crate::checkpoint::discover::INDEX_NAME;
+use crate::checkpoint::disk::{self, TempDir};
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
 use crate::checkpoint::partial::{PartialDir, hidden_name, remove_files};
@@ -92,7 +94,7 @@ impl CheckpointWriter {
             )));
         }
         let parent = parent_of(&dir);
-        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        disk::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         check_replaceable(&dir, force)?;
         let temp = PartialDir::open(&dir)?;
         Ok(Self { dir, force, temp, names: NameSet::default(), shards: Vec::new() })
@@ -107,7 +109,8 @@ impl CheckpointWriter {
             None
         } else {
             let out = self.create_file(&format!("{}{PART}", layout.file_name))?;
-            out.file.set_len(layout.file_len).map_err(|e| Error::io("extend", &out.path, e))?;
+            disk::set_len(&out.file, layout.file_len)
+                .map_err(|e| Error::io("extend", &out.path, e))?;
             out.write_at(0, &layout.header)?;
             Some(out)
         };
@@ -175,7 +178,7 @@ impl CheckpointWriter {
         };
         out.finish()?;
         let name = self.temp.path().join(&shard.file_name);
-        fs::rename(&out.path, &name).map_err(|e| Error::io("rename", &out.path, e))?;
+        disk::rename(&out.path, &name).map_err(|e| Error::io("rename", &out.path, e))?;
         shard.is_whole.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -240,7 +243,7 @@ impl CheckpointWriter {
         // Again: hours may have passed.
         let replaces = check_replaceable(&self.dir, self.force)?;
         let aside = replaces.then(|| move_aside(&self.dir)).transpose()?;
-        if let Err(e) = fs::rename(self.temp.path(), &self.dir) {
+        if let Err(e) = disk::rename(self.temp.path(), &self.dir) {
             let error = Error::io("rename the finished checkpoint to", &self.dir, e);
             return Err(match aside {
                 Some(aside) => put_back(&aside, &self.dir, error),
@@ -261,14 +264,13 @@ impl CheckpointWriter {
     fn create_file(&self, name: &str) -> Result<SyncedFile> {
         let path = self.temp.path().join(name);
         // An earlier run may have left a part of it.
-        match fs::remove_file(&path) {
+        match disk::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("replace", &path, e));
             }
             _ => {}
         }
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        let file = file.map_err(|e| Error::io("create", &path, e))?;
+        let file = disk::create_new(&path).map_err(|e| Error::io("create", &path, e))?;
         Ok(SyncedFile { file, path, writeback: Mutex::default() })
     }
 }
@@ -283,7 +285,7 @@ struct SyncedFile {
 
 impl SyncedFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        sys::write_all_at(&self.file, bytes, offset)
+        disk::write_all_at(&self.file, bytes, offset)
             .map_err(|e| Error::io("write", &self.path, e))?;
         let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = writeback.wrote(&self.file, offset, bytes.len() as u64);
@@ -291,7 +293,7 @@ impl SyncedFile {
     }
 
     fn finish(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, e))?;
+        disk::sync_all(&self.file).map_err(|e| Error::io("sync", &self.path, e))?;
         let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
         writeback.synced(&self.file);
         Ok(())
@@ -338,20 +340,18 @@ fn move_aside(dir: &Path) -> Result<PathBuf> {
     let parent = parent_of(dir);
     let mut prefix = hidden_name(dir.file_name().unwrap_or_default(), "replaced");
     prefix.push("-");
-    let aside = tempfile::Builder::new()
-        .prefix(&prefix)
-        .tempdir_in(parent)
+    let aside = disk::create_temporary_dir(parent, &prefix, 0o700)
         .map_err(|e| Error::io("create a directory in", parent, e))?;
     // The rename takes the place of the empty directory; from then on it holds the user's files,
     // which no drop may remove.
-    match fs::rename(dir, aside.path()) {
+    match disk::rename(dir, aside.path()) {
         Ok(()) => Ok(aside.keep()),
         Err(e) => Err(Error::io("rename", dir, e)),
     }
 }
 
 fn put_back(aside: &Path, dir: &Path, error: Error) -> Error {
-    match fs::rename(aside, dir) {
+    match disk::rename(aside, dir) {
         Ok(()) => error,
         Err(_) => error.context(format!("the old contents are now in {}", aside.display())),
     }
@@ -359,27 +359,25 @@ fn put_back(aside: &Path, dir: &Path, error: Error) -> Error {
 
 /// Removes a directory of files. Never recursive: what was no file a moment ago stays.
 fn remove_flat(dir: &Path) -> Result<()> {
-    remove_files(dir).and_then(|()| fs::remove_dir(dir)).map_err(|e| {
+    remove_files(dir).and_then(|()| disk::remove_dir(dir)).map_err(|e| {
         Error::io("remove the replaced files in", dir, e)
             .context("the new checkpoint is complete and in place")
     })
 }
 
 /// A directory that is gone with all it holds once it is dropped.
-pub(crate) type TemporaryDir = tempfile::TempDir;
+pub(crate) type TemporaryDir = TempDir;
 
 /// Makes a directory for a checkpoint that is looked at and thrown away, beside `path`.
 pub(crate) fn temporary_dir(path: &Path) -> Result<TemporaryDir> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new()
-        .prefix(".delta-stream-trial-")
-        .tempdir_in(parent)
+    disk::create_temporary_dir(parent, OsStr::new(".delta-stream-trial-"), 0o700)
         .map_err(|e| Error::io("create a directory in", parent, e))
 }
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| Error::io("sync", dir, e))
+    disk::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
 }
 
 pub(super) fn parent_of(dir: &Path) -> &Path {

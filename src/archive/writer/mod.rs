@@ -1,7 +1,7 @@
 //! Creates an archive, appends a generation to one or replaces one, so that a crash at any write leaves the
 //! previous generation readable.
 //!
-//! Order: lock, drop a torn tail, frames, index, sync, footer, sync; for a new file then rename and
+//! Order: lock, drop a torn tail, sync, frames, index, sync, footer, sync; for a new file then rename and
 //! sync the directory. A writer dropped before its commit takes back what it wrote, or leaves it to a
 //! run that resumes.
 
@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
-use crate::archive::lock::{open_archive, open_partial, parent};
+use crate::archive::lock::{check_is_at, open_archive, open_partial, parent};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
 use crate::archive::writer::resume::Journal;
 pub(crate) use crate::archive::writer::resume::KeptTensor;
-use crate::checkpoint::{Writeback, sync_dir, write_all_at};
+use crate::checkpoint::{Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
 
@@ -38,7 +38,7 @@ pub(crate) struct ArchiveWriter {
     file: Arc<File>,
     path: PathBuf,
     /// A new archive grows under a temporary name.
-    temp: Option<tempfile::TempPath>,
+    temp: Option<disk::TempPath>,
     force: bool,
     /// Whether it goes on with what an earlier run left, and leaves what it wrote to a later one.
     resumes: bool,
@@ -84,7 +84,7 @@ impl ArchiveWriter {
     /// Starts an archive that counts its bytes and is never written.
     pub(crate) fn dry() -> Result<Self> {
         let path = Path::new("an archive that is not written");
-        let file = tempfile::tempfile().map_err(|e| Error::io("create a file for", path, e))?;
+        let file = disk::create_unnamed().map_err(|e| Error::io("create a file for", path, e))?;
         let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
         writer.dry = true;
         writer.write(PREAMBLE)?;
@@ -122,7 +122,17 @@ impl ArchiveWriter {
     /// Drops what an earlier run left.
     fn start_over(&self) -> Result<()> {
         resume::remove(&self.path);
-        self.file.set_len(self.start).map_err(|e| Error::io("drop the torn tail of", &self.path, e))
+        self.cut(self.start)
+    }
+
+    /// Cuts the file. On disk, too, or a loss of power could bring the tail back under what is written over
+    /// it: a footer that an append wrote before its last sync failed would then stand for torn frames.
+    fn cut(&self, end: u64) -> Result<()> {
+        let cut = || match self.file.metadata()?.len() > end {
+            true => disk::set_len(&self.file, end).and_then(|()| disk::sync_data(&self.file)),
+            false => Ok(()),
+        };
+        cut().map_err(|e| Error::io("drop the torn tail of", &self.path, e))
     }
 
     /// Starts a new file that will stand in the place of the archive `old` at `path` once committed:
@@ -283,8 +293,7 @@ impl ArchiveWriter {
 
     /// Gives the new file the permissions of the one it will replace.
     pub(super) fn set_permissions(&self, permissions: Permissions) -> Result<()> {
-        self.file
-            .set_permissions(permissions)
+        disk::set_permissions(&self.file, permissions)
             .map_err(|e| Error::io("set the permissions of the new", &self.path, e))
     }
 
@@ -308,16 +317,23 @@ impl ArchiveWriter {
         };
         self.write(&footer.to_bytes())?;
         self.sync()?;
-        if let Some(temp) = self.temp.take() {
-            let renamed = if self.force {
-                temp.persist(&self.path)
-            } else {
-                temp.persist_noclobber(&self.path)
-            };
-            renamed
-                .map_err(|e| Error::io("rename the finished archive to", &self.path, e.error))?;
+        if let Some(temp) = &self.temp {
+            let rename = if self.force { disk::rename } else { disk::rename_new };
+            rename(temp, &self.path)
+                .map_err(|e| Error::io("rename the finished archive to", &self.path, e))?;
+            // It has another name now; nothing is left to remove.
+            let _ = self.temp.take().map(disk::TempPath::keep);
             self.committed = true;
-            sync_dir(parent(&self.path))?;
+            if let Err(e) = sync_dir(parent(&self.path)) {
+                // A failed run leaves what was there: nothing. What was replaced cannot come back.
+                if !self.force {
+                    let _ = disk::remove_file(&self.path);
+                    return Err(e);
+                }
+                return Err(e.context("the new archive is complete and in place"));
+            }
+        } else if !self.dry {
+            check_is_at(&self.file, &self.path)?;
         }
         self.committed = true;
         resume::remove(&self.path);
@@ -335,7 +351,7 @@ impl ArchiveWriter {
 
     /// Writes bytes to the file at once.
     fn write_out(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(&self.file, bytes, offset)
+        disk::write_all_at(&self.file, bytes, offset)
             .map_err(|e| Error::io("write to", &self.path, e))?;
         let sent = self.writeback.wrote(&self.file, offset, bytes.len() as u64);
         sent.map_err(|e| Error::io("sync", &self.path, e))
@@ -355,13 +371,13 @@ impl Drop for ArchiveWriter {
         if self.resumes {
             // Whatever fails here is only encoded again.
             let _ = self.flush();
-            let _ = self.temp.take().map(tempfile::TempPath::keep);
+            let _ = self.temp.take().map(disk::TempPath::keep);
             return;
         }
         resume::remove(&self.path);
         if self.temp.is_none() {
             // The next append drops a torn tail anyway; this only gives the space back sooner.
-            let _ = self.file.set_len(self.start);
+            let _ = disk::set_len(&self.file, self.start);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! the frames to their checksums, and keeps the tensors that pass: with them it writes the bytes that
 //! a run that was never cut off writes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind as Cause, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::record::{Head, TensorSeal};
 use crate::archive::store::FrameStore;
 use crate::archive::writer::{ArchiveWriter, Place};
-use crate::checkpoint::write_all_at;
+use crate::checkpoint::disk;
 use crate::error::{Error, Result};
 use crate::frame::{self, Kind, Label};
 use crate::wire::{Reader, Writer};
@@ -69,8 +69,8 @@ impl Journal {
     /// Starts a journal in place of one that is there; `identity` is what the run stands on.
     fn create(archive: &Path, identity: &[u8]) -> Result<Self> {
         let path = path(archive);
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).open(&path);
+        let file = disk::open_or_create(&path);
+        let file = file.and_then(|file| disk::set_len(&file, 0).map(|()| file));
         let file = file.map_err(|e| Error::io("create", &path, e))?;
         let mut journal = Self { file, path, pending: Vec::new(), len: 0 };
         journal.enter(identity);
@@ -81,9 +81,8 @@ impl Journal {
     /// Goes on with the journal of an earlier run after its first `len` bytes.
     fn go_on(archive: &Path, len: u64) -> Result<Self> {
         let path = path(archive);
-        let file = OpenOptions::new().write(true).open(&path);
-        let file = file.map_err(|e| Error::io("open", &path, e))?;
-        file.set_len(len).map_err(|e| Error::io("cut", &path, e))?;
+        let file = disk::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        disk::set_len(&file, len).map_err(|e| Error::io("cut", &path, e))?;
         Ok(Self { file, path, pending: Vec::new(), len })
     }
 
@@ -101,7 +100,7 @@ impl Journal {
 
     /// Everything that was handed over is in the file by now.
     pub(super) fn write_out(&mut self) -> Result<()> {
-        write_all_at(&self.file, &self.pending, self.len)
+        disk::write_all_at(&self.file, &self.pending, self.len)
             .map_err(|e| Error::io("write to", &self.path, e))?;
         self.len += self.pending.len() as u64;
         self.pending.clear();
@@ -140,7 +139,7 @@ impl ArchiveWriter {
             Some(left) => (left.kept, left.end, left.journal),
             None => (Vec::new(), end, Journal::create(&self.path, &identity)?),
         };
-        self.file.set_len(end).map_err(|e| Error::io("cut", &self.path, e))?;
+        self.cut(end)?;
         (self.at, self.journal) = (end, Some(journal));
         Ok((place, kept))
     }
@@ -153,7 +152,7 @@ impl ArchiveWriter {
 
 /// Removes the journal beside an archive, if there is one: a hint that nobody needs any more.
 pub(super) fn remove(archive: &Path) {
-    let _ = fs::remove_file(path(archive));
+    let _ = disk::remove_file(&path(archive));
 }
 
 /// `.NAME.resume`, beside the archive.
@@ -272,6 +271,7 @@ fn frames_end(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn kept(tensor: usize) -> KeptTensor {
         let seal = TensorSeal { frame_lens: vec![3, 4], offset: 9, ..TensorSeal::default() };
