@@ -53,6 +53,9 @@ mod hostile;
 mod crash;
 mod resume;
 
+// Readers beside a writer, and writers beside each other.
+mod concurrent;
+
 // Inputs that change under a run.
 mod changing;
 
