@@ -14,6 +14,7 @@ mod map;
 mod memory;
 mod names;
 mod partial;
+mod replace;
 mod shard;
 mod side;
 mod sys;

@@ -1,12 +1,12 @@
 //! The directory that a checkpoint grows in until it is whole: `.NAME.partial` beside the output, for one
 //! process alone.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::disk;
+use crate::checkpoint::replace::{hidden_name, parent_of, remove_files};
 use crate::checkpoint::sys::Stamp;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -30,8 +30,8 @@ impl PartialDir {
     /// # Errors
     /// `Io` if another process is writing to it.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let path = super::writer::parent_of(dir)
-            .join(hidden_name(dir.file_name().unwrap_or_default(), "partial"));
+        let name = hidden_name(dir.file_name().unwrap_or_default(), "partial");
+        let path = parent_of(dir).join(name);
         let failed = |e| Error::io("create", &path, e);
         loop {
             match disk::create_dir(&path) {
@@ -118,9 +118,10 @@ impl PartialDir {
         }
     }
 
-    /// It has another name now; nothing is left to remove.
-    pub(super) fn renamed(mut self) {
+    /// It has another name now; nothing is left to remove. Returns the name it had.
+    pub(super) fn keep(mut self) -> PathBuf {
         self.stays = true;
+        self.path.clone()
     }
 }
 
@@ -131,20 +132,4 @@ impl Drop for PartialDir {
         }
         let _ = self.lock.unlock();
     }
-}
-
-/// Removes the files of a directory. Never recursive: what is no file stays, and is an error.
-pub(super) fn remove_files(dir: &Path) -> io::Result<()> {
-    fs::read_dir(dir)?.try_for_each(|entry| disk::remove_file(&entry?.path()))
-}
-
-/// `.NAME.role`, without NAME where it is so long that the whole would not be a legal name.
-pub(super) fn hidden_name(name: &OsStr, role: &str) -> std::ffi::OsString {
-    let mut hidden = std::ffi::OsString::from(".");
-    if name.len() <= 200 {
-        hidden.push(name);
-        hidden.push(".");
-    }
-    hidden.push(role);
-    hidden
 }

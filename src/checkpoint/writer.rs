@@ -17,7 +17,8 @@ use crate::checkpoint::discover::INDEX_NAME;
 use crate::checkpoint::disk::{self, TempDir};
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
-use crate::checkpoint::partial::{PartialDir, hidden_name, remove_files};
+use crate::checkpoint::partial::PartialDir;
+use crate::checkpoint::replace::{parent_of, put_in_place, remove_flat, take_back};
 use crate::checkpoint::sys;
 use crate::checkpoint::writeback::Writeback;
 use crate::error::{Error, Result};
@@ -242,16 +243,12 @@ impl CheckpointWriter {
         sync_dir(self.temp.path())?;
         // Again: hours may have passed.
         let replaces = check_replaceable(&self.dir, self.force)?;
-        let aside = replaces.then(|| move_aside(&self.dir)).transpose()?;
-        if let Err(e) = disk::rename(self.temp.path(), &self.dir) {
-            let error = Error::io("rename the finished checkpoint to", &self.dir, e);
-            return Err(match aside {
-                Some(aside) => put_back(&aside, &self.dir, error),
-                None => error,
-            });
+        let aside = put_in_place(self.temp.path(), &self.dir, replaces)?;
+        // The name leads to the user's files now, or nowhere: no drop may remove what is there.
+        let made = self.temp.keep();
+        if let Err(e) = sync_dir(parent_of(&self.dir)) {
+            return Err(take_back(&made, &self.dir, aside.as_deref(), e));
         }
-        self.temp.renamed();
-        sync_dir(parent_of(&self.dir))?;
         aside.map_or(Ok(()), |aside| remove_flat(&aside))
     }
 
@@ -335,36 +332,6 @@ fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
     Ok(!is_empty)
 }
 
-/// Gives `dir` a hidden name beside its own.
-fn move_aside(dir: &Path) -> Result<PathBuf> {
-    let parent = parent_of(dir);
-    let mut prefix = hidden_name(dir.file_name().unwrap_or_default(), "replaced");
-    prefix.push("-");
-    let aside = disk::create_temporary_dir(parent, &prefix, 0o700)
-        .map_err(|e| Error::io("create a directory in", parent, e))?;
-    // The rename takes the place of the empty directory; from then on it holds the user's files,
-    // which no drop may remove.
-    match disk::rename(dir, aside.path()) {
-        Ok(()) => Ok(aside.keep()),
-        Err(e) => Err(Error::io("rename", dir, e)),
-    }
-}
-
-fn put_back(aside: &Path, dir: &Path, error: Error) -> Error {
-    match disk::rename(aside, dir) {
-        Ok(()) => error,
-        Err(_) => error.context(format!("the old contents are now in {}", aside.display())),
-    }
-}
-
-/// Removes a directory of files. Never recursive: what was no file a moment ago stays.
-fn remove_flat(dir: &Path) -> Result<()> {
-    remove_files(dir).and_then(|()| disk::remove_dir(dir)).map_err(|e| {
-        Error::io("remove the replaced files in", dir, e)
-            .context("the new checkpoint is complete and in place")
-    })
-}
-
 /// A directory that is gone with all it holds once it is dropped.
 pub(crate) type TemporaryDir = TempDir;
 
@@ -378,11 +345,4 @@ pub(crate) fn temporary_dir(path: &Path) -> Result<TemporaryDir> {
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     disk::sync_dir(dir).map_err(|e| Error::io("sync", dir, e))
-}
-
-pub(super) fn parent_of(dir: &Path) -> &Path {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }

@@ -326,11 +326,10 @@ impl ArchiveWriter {
             self.committed = true;
             if let Err(e) = sync_dir(parent(&self.path)) {
                 // A failed run leaves what was there: nothing. What was replaced cannot come back.
-                if !self.force {
-                    let _ = disk::remove_file(&self.path);
-                    return Err(e);
+                if self.force || disk::remove_file(&self.path).is_err() {
+                    return Err(e.context("the new archive is complete and in place"));
                 }
-                return Err(e.context("the new archive is complete and in place"));
+                return Err(e);
             }
         } else if !self.dry {
             check_is_at(&self.file, &self.path)?;

@@ -73,6 +73,13 @@ pub enum Change {
         /// The name it has.
         to: PathBuf,
     },
+    /// Two files or directories have each other's name.
+    Exchange {
+        /// The one name.
+        a: PathBuf,
+        /// The other.
+        b: PathBuf,
+    },
     /// A file or directory was removed.
     Removed {
         /// The name it had.
@@ -97,6 +104,10 @@ impl Change {
     pub(super) fn renamed(from: &Path, to: &Path) -> Self {
         Self::Rename { from: from.to_owned(), to: to.to_owned() }
     }
+
+    pub(super) fn exchanged(a: &Path, b: &Path) -> Self {
+        Self::Exchange { a: a.to_owned(), b: b.to_owned() }
+    }
 }
 
 /// What a file is known by; 0 if the system does not say.
@@ -117,22 +128,22 @@ pub struct Heard {
 
 struct Injector {
     heard: Heard,
-    fault: Option<Fault>,
+    faults: Vec<Fault>,
     is_on: bool,
 }
 
 const NOTHING: Heard = Heard { asked: 0, faults: 0, changes: Vec::new() };
 
 static INJECTOR: Mutex<Injector> =
-    Mutex::new(Injector { heard: NOTHING, fault: None, is_on: false });
+    Mutex::new(Injector { heard: NOTHING, faults: Vec::new(), is_on: false });
 
 fn injector() -> MutexGuard<'static, Injector> {
     INJECTOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins to count and record, and to inject `fault` where there is one.
-pub fn start(fault: Option<Fault>) {
-    *injector() = Injector { heard: NOTHING, fault, is_on: true };
+/// Begins to count and record, and to inject these faults.
+pub fn start(faults: &[Fault]) {
+    *injector() = Injector { heard: NOTHING, faults: faults.to_vec(), is_on: true };
 }
 
 /// Ends it, and gives what was heard.
@@ -146,7 +157,8 @@ impl Injector {
     /// The fault of the next change, if it has one.
     fn due(&self) -> Option<Fault> {
         let at = self.heard.asked;
-        self.fault.filter(|f| self.is_on && (f.at == at || (f.lasts && f.at < at)))
+        let is_due = |f: &&Fault| f.at == at || (f.lasts && f.at < at);
+        self.faults.iter().find(is_due).filter(|_| self.is_on).copied()
     }
 }
 

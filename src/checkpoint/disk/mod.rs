@@ -133,6 +133,25 @@ pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     change!(fs::rename(from, to), |_| faults::Change::renamed(from, to))
 }
 
+/// Lets two files or directories have each other's name, in one change.
+///
+/// # Errors
+/// `InvalidInput` or `Unsupported` if the system or the file system cannot.
+pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    change!(bare_exchange(a, b), |_| faults::Change::exchanged(a, b))
+}
+
+#[cfg(target_os = "linux")]
+fn bare_exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn bare_exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Renames a file.
 ///
 /// # Errors
