@@ -56,15 +56,22 @@ pub(crate) fn create_unnamed() -> io::Result<File> {
     change!(tempfile::tempfile(), |_| faults::Change::Unnamed)
 }
 
-/// Makes a directory and those above it that are missing.
+/// Makes a directory and those above it that are missing, and waits until their names are on disk.
 pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
     let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
     let missing: Vec<_> = dir.ancestors().take_while(is_missing).collect();
     for dir in missing.into_iter().rev() {
         match create_dir(dir) {
+            Ok(()) => {}
             // Another process was quicker.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            made => made?,
+            Err(e) => return Err(e),
+        }
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+        if let Err(e) = sync_dir(above.unwrap_or(Path::new("."))) {
+            // A later run that found it would not know that its name is not safe.
+            let _ = remove_dir(dir);
+            return Err(e);
         }
     }
     Ok(())
