@@ -224,12 +224,28 @@ const OWN: &str = "DELTA_STREAM_TEST_OWN_PROCESS";
 /// Runs the test of this full name in a process of its own: where the process's memory is measured,
 /// or its locks matter, which a child that another test starts holds too until it is another program.
 pub(crate) fn alone(test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
+    alone_under(&[], test, body)
+}
+
+/// As [`alone`], with the process started by another program, given with its arguments. What the test
+/// prints is passed on.
+pub(crate) fn alone_under(starter: &[&str], test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
     if std::env::var_os(OWN).is_some() {
         return body();
     }
-    let output =
-        Command::new(std::env::current_exe()?).args(["--exact", test]).env(OWN, "1").output()?;
+    let own = std::env::current_exe()?;
+    let mut command = match starter {
+        [] => Command::new(own),
+        [starter, args @ ..] => {
+            let mut command = Command::new(starter);
+            command.args(args).arg(own);
+            command
+        }
+    };
+    let output = command.args(["--exact", "--nocapture", test]).env(OWN, "1").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    println!("{text}");
     Ok(())
 }

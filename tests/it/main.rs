@@ -59,6 +59,19 @@ mod concurrent;
 // Inputs that change under a run.
 mod changing;
 
+// The verbs on a tiny pair; each change they make to a disk refused or torn; power lost at any moment.
+mod cases;
+#[cfg(feature = "fault-injection")]
+mod faults;
+#[cfg(feature = "fault-injection")]
+mod power_loss;
+
+// Disks that are full, read-only or gone.
+mod small_disk;
+
+// Real kills, many: for an hour that nobody needs the machine.
+mod kills;
+
 // Archives of every format version, and broken ones.
 mod compat;
 
