@@ -34,9 +34,11 @@ impl PartialDir {
         let path = parent_of(dir).join(name);
         let failed = |e| Error::io("create", &path, e);
         loop {
-            match disk::create_dir(&path) {
-                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
-                _ => {}
+            if fs::symlink_metadata(&path).is_err() {
+                match disk::create_dir(&path) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                    _ => {}
+                }
             }
             let lock = match File::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -110,12 +112,11 @@ impl PartialDir {
 
     /// Everything is written; what is left is the checkpoint alone.
     pub(super) fn settle(&self) -> Result<()> {
-        match disk::remove_file(&self.path.join(IDENTITY_FILE)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove a file of", &self.path, e))
-            }
-            _ => Ok(()),
+        let file = self.path.join(IDENTITY_FILE);
+        if !file.exists() {
+            return Ok(());
         }
+        disk::remove_file(&file).map_err(|e| Error::io("remove", &file, e))
     }
 
     /// It has another name now; nothing is left to remove. Returns the name it had.
@@ -128,7 +129,7 @@ impl PartialDir {
 impl Drop for PartialDir {
     fn drop(&mut self) {
         if !self.stays {
-            let _ = remove_files(&self.path).and_then(|()| disk::remove_dir(&self.path));
+            disk::discard_dir(&self.path);
         }
         let _ = self.lock.unlock();
     }

@@ -261,11 +261,8 @@ impl CheckpointWriter {
     fn create_file(&self, name: &str) -> Result<SyncedFile> {
         let path = self.temp.path().join(name);
         // An earlier run may have left a part of it.
-        match disk::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("replace", &path, e));
-            }
-            _ => {}
+        if fs::symlink_metadata(&path).is_ok() {
+            disk::remove_file(&path).map_err(|e| Error::io("replace", &path, e))?;
         }
         let file = disk::create_new(&path).map_err(|e| Error::io("create", &path, e))?;
         Ok(SyncedFile { file, path, writeback: Mutex::default() })

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use delta_stream::{
-    BaseShift, BaseVector, CompressOptions, DeltaDct, Method, Resources, RestoreOptions, Silent,
+    BaseShift, BaseVector, CompressOptions, DeltaDct, Method, Observer, Resources, RestoreOptions,
+    Silent,
 };
 
 use crate::made::{Outcome, Place, Rng, one_shard, shard, twins};
@@ -104,6 +106,23 @@ fn compress_options(name: &str) -> CompressOptions {
         .with_resources(Resources::default().with_threads(1))
 }
 
+/// Ends a run before its last tile.
+struct BeforeTheLast;
+
+impl Observer for BeforeTheLast {
+    fn progress(&self, done: u64, total: u64) {
+        LEFT.store(total - done, Ordering::Relaxed);
+    }
+    fn note(&self, _text: &str) {}
+    fn is_cancelled(&self) -> bool {
+        // The norm is the last tensor.
+        LEFT.load(Ordering::Relaxed) == 160
+    }
+}
+
+/// Bytes that the run has still to go through.
+static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);
+
 impl Lab {
     /// A pair of two shards with a matrix and a norm each, and side files beside the fine-tune.
     pub(crate) fn new() -> Outcome<Self> {
@@ -131,6 +150,28 @@ impl Lab {
         Box::new(move |dir| {
             delta_stream::compress(&ft, &base, &dir.join(ARCHIVE), &options, &Silent).map(drop)
         })
+    }
+
+    /// `compress` or `append` to the archive, going on with what an earlier run left.
+    pub(crate) fn resume(&self, name: &'static str) -> Run {
+        let (ft, base) = (self.place.ft.clone(), self.place.base.clone());
+        let options = compress_options(name).with_resume(true);
+        Box::new(move |dir| {
+            let archive = dir.join(ARCHIVE);
+            let run = if archive.exists() { delta_stream::append } else { delta_stream::compress };
+            run(&ft, &base, &archive, &options, &Silent).map(drop)
+        })
+    }
+
+    /// What such a run leaves that is ended before its last tile.
+    fn cut_off(&self, start: &Tree, name: &'static str) -> Outcome<Tree> {
+        let (ft, base) = (&self.place.ft, &self.place.base);
+        let options = compress_options(name).with_resume(true);
+        write_tree(&self.disk, start)?;
+        let archive = self.disk.join(ARCHIVE);
+        let run = if archive.exists() { delta_stream::append } else { delta_stream::compress };
+        run(ft, base, &archive, &options, &BeforeTheLast).err().ok_or("it was not ended")?;
+        read_tree(&self.disk)
     }
 
     /// `append` to the archive.
@@ -181,6 +222,7 @@ impl Lab {
         let rid = self.after(&two, &[&remove("one")])?;
         let mut torn = two.clone();
         torn.entry(ARCHIVE.to_owned()).and_modify(|bytes| bytes.truncate(bytes.len() - 9));
+        let (part, parts) = (self.cut_off(&none, "one")?, self.cut_off(&one, "two")?);
         let shift = Some(BaseShift::new(BaseVector::Own));
         let shift = compress_options("shifted").with_base_shift(shift);
         let cases = [
@@ -189,6 +231,8 @@ impl Lab {
             ("append", &one, self.append("two")),
             ("append to a torn tail", &torn, self.append("three")),
             ("append with a base shift", &one, self.append_with(shift)),
+            ("compress --resume", &part, self.resume("one")),
+            ("append --resume", &parts, self.resume("two")),
             ("remove", &two, remove("one")),
             ("compact", &rid, compact()),
         ];

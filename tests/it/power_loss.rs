@@ -78,6 +78,8 @@ struct Disk {
     root: u64,
     files: HashMap<u64, Vec<u8>>,
     dirs: HashMap<u64, BTreeMap<String, u64>>,
+    /// Files that are made later: one of which the name alone is safe is empty.
+    made: HashSet<u64>,
 }
 
 impl Disk {
@@ -155,6 +157,9 @@ impl Disk {
         for (name, node) in self.dirs.get(&dir).into_iter().flatten() {
             match self.files.get(node) {
                 Some(bytes) => drop(tree.insert(format!("{prefix}{name}"), bytes.clone())),
+                None if self.made.contains(node) => {
+                    tree.insert(format!("{prefix}{name}"), Vec::new());
+                }
                 None => {
                     let prefix = format!("{prefix}{name}/");
                     self.add_tree(*node, &prefix, tree);
@@ -333,8 +338,15 @@ impl Judge<'_> {
     }
 }
 
-/// A run's record as events; checks that it tells all that the run did.
-fn recorded(lab: &Lab, before: &Disk, changes: &[Change]) -> Outcome<Vec<Event>> {
+/// A run's record as events; checks that it tells all that the run did. `before` hears of the files it made.
+fn recorded(lab: &Lab, before: &mut Disk, changes: &[Change]) -> Outcome<Vec<Event>> {
+    before.made = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::File { node, .. } => Some(*node),
+            _ => None,
+        })
+        .collect();
     let mut after = before.clone();
     let events = events(&lab.disk, &mut after, changes)?;
     assert!(after.tree() == read_tree(&lab.disk)?, "a change went past the injector");
@@ -364,11 +376,11 @@ impl Counts {
 fn during(judge: &mut Judge<'_>, case: &Case, draws: usize) -> Outcome {
     let dir = &judge.lab.disk;
     write_tree(dir, &case.start)?;
-    let before = Disk::read(dir)?;
+    let mut before = Disk::read(dir)?;
     faults::start(&[]);
     (case.run)(dir)?;
     let heard = faults::stop();
-    let events = recorded(judge.lab, &before, &heard.changes)?;
+    let events = recorded(judge.lab, &mut before, &heard.changes)?;
     let good = [judge.good(&case.start)?, judge.good(&case.wanted)?];
     let mut rng = Rng::new(92);
     for n in 0..=events.len() {
@@ -403,6 +415,45 @@ fn power_fails_while_an_archive_is_written() -> Outcome {
     })
 }
 
+/// Whatever a loss of power leaves of a run, one that resumes comes to the same bytes.
+#[test]
+fn power_fails_and_the_run_goes_on() -> Outcome {
+    alone("power_loss::power_fails_and_the_run_goes_on", || {
+        let lab = Lab::new()?;
+        let (mut counts, mut rng) = (Counts::default(), Rng::new(94));
+        for case in lab.archive_cases()?.iter().filter(|c| c.name.ends_with("--resume")) {
+            let dir = &lab.disk;
+            write_tree(dir, &case.start)?;
+            let mut before = Disk::read(dir)?;
+            faults::start(&[]);
+            (case.run)(dir)?;
+            let events = recorded(&lab, &mut before, &faults::stop().changes)?;
+            let (wanted, mut seen) = (named(&case.wanted), HashSet::new());
+            for n in 0..=events.len() {
+                for disk in survivors(&before, &events, n, DRAWS[0], &mut rng) {
+                    counts.states += 1;
+                    let tree = disk.tree();
+                    let mut hash = DefaultHasher::new();
+                    tree.hash(&mut hash);
+                    if !seen.insert(hash.finish()) {
+                        continue;
+                    }
+                    write_tree(dir, &tree)?;
+                    let what = format!("{} after {n} events", case.name);
+                    if committed(dir, &tree)? != wanted {
+                        (case.run)(dir).map_err(|e| format!("{what}: {e}"))?;
+                    }
+                    assert!(named(&read_tree(dir)?) == wanted, "{what}");
+                }
+            }
+            counts.different += seen.len();
+        }
+        counts.say();
+        assert!(counts.different > 300);
+        Ok(())
+    })
+}
+
 #[test]
 fn power_fails_while_a_checkpoint_is_restored() -> Outcome {
     alone("power_loss::power_fails_while_a_checkpoint_is_restored", || {
@@ -428,7 +479,7 @@ fn after_failures(lab: &Lab) -> Outcome {
     let good = [judge.good(&start)?, judge.good(&after_two)?, judge.good(&after_three)?];
     for at in 0.. {
         write_tree(&lab.disk, &start)?;
-        let before = Disk::read(&lab.disk)?;
+        let mut before = Disk::read(&lab.disk)?;
         faults::start(&[Fault { at, errno: 5, torn: 70, lasts: false }]);
         let failed = two(&lab.disk).is_err();
         let mut changes = faults::stop().changes;
@@ -439,7 +490,7 @@ fn after_failures(lab: &Lab) -> Outcome {
         faults::start(&[]);
         three(&lab.disk)?;
         changes.extend(faults::stop().changes);
-        let events = recorded(lab, &before, &changes)?;
+        let events = recorded(lab, &mut before, &changes)?;
         for n in earlier..=events.len() {
             let good = if n < events.len() { &good[..] } else { &good[2..] };
             for disk in survivors(&before, &events, n, draws, &mut rng) {

@@ -121,16 +121,17 @@ impl ArchiveWriter {
 
     /// Drops what an earlier run left.
     fn start_over(&self) -> Result<()> {
-        resume::remove(&self.path);
+        resume::remove(&self.path)?;
         self.cut(self.start)
     }
 
     /// Cuts the file. On disk, too, or a loss of power could bring the tail back under what is written over
-    /// it: a footer that an append wrote before its last sync failed would then stand for torn frames.
+    /// it: a footer that an append wrote before its last sync failed would then stand for torn frames. Of
+    /// an archive so even if nothing is behind `end`: it may just have been cut, and not on disk.
     fn cut(&self, end: u64) -> Result<()> {
-        let cut = || match self.file.metadata()?.len() > end {
-            true => disk::set_len(&self.file, end).and_then(|()| disk::sync_data(&self.file)),
-            false => Ok(()),
+        let cut = || match &self.temp {
+            Some(_) if self.file.metadata()?.len() <= end => Ok(()),
+            _ => disk::set_len(&self.file, end).and_then(|()| disk::sync_data(&self.file)),
         };
         cut().map_err(|e| Error::io("drop the torn tail of", &self.path, e))
     }
@@ -307,6 +308,8 @@ impl ArchiveWriter {
     /// added to the file.
     pub(super) fn finish(mut self, index: Place) -> Result<u64> {
         self.sync()?;
+        // Before the commit, after which nothing may fail that can be helped.
+        self.journal.take().map_or(Ok(()), Journal::finish)?;
         let footer = Footer {
             version: FORMAT_VERSION,
             generation: self.generation,
@@ -315,8 +318,11 @@ impl ArchiveWriter {
             index_len: index.len,
             previous: self.previous,
         };
-        self.write(&footer.to_bytes())?;
-        self.sync()?;
+        if let Err(e) = self.write(&footer.to_bytes()).and_then(|_| self.sync()) {
+            // It may be there nevertheless, and would commit what is reported as failed.
+            let _ = disk::set_len(&self.file, footer.offset);
+            return Err(e);
+        }
         if let Some(temp) = &self.temp {
             let rename = if self.force { disk::rename } else { disk::rename_new };
             rename(temp, &self.path)
@@ -335,7 +341,6 @@ impl ArchiveWriter {
             check_is_at(&self.file, &self.path)?;
         }
         self.committed = true;
-        resume::remove(&self.path);
         debug_assert_eq!(self.at, footer.offset + FOOTER_LEN as u64);
         Ok(self.at - self.start)
     }
@@ -371,9 +376,9 @@ impl Drop for ArchiveWriter {
             // Whatever fails here is only encoded again.
             let _ = self.flush();
             let _ = self.temp.take().map(disk::TempPath::keep);
+            self.journal.take().into_iter().for_each(Journal::leave);
             return;
         }
-        resume::remove(&self.path);
         if self.temp.is_none() {
             // The next append drops a torn tail anyway; this only gives the space back sooner.
             let _ = disk::set_len(&self.file, self.start);

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::record::{Head, TensorSeal};
 use crate::archive::store::FrameStore;
 use crate::archive::writer::{ArchiveWriter, Place};
-use crate::checkpoint::disk;
+use crate::checkpoint::disk::{self, TempPath};
 use crate::error::{Error, Result};
 use crate::frame::{self, Kind, Label};
 use crate::wire::{Reader, Writer};
@@ -59,7 +59,8 @@ impl KeptTensor {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    path: PathBuf,
+    /// Removed when it is dropped.
+    path: TempPath,
     /// Entries of tensors whose frames may not be in the file yet.
     pending: Vec<u8>,
     len: u64,
@@ -69,10 +70,9 @@ impl Journal {
     /// Starts a journal in place of one that is there; `identity` is what the run stands on.
     fn create(archive: &Path, identity: &[u8]) -> Result<Self> {
         let path = path(archive);
-        let file = disk::open_or_create(&path);
-        let file = file.and_then(|file| disk::set_len(&file, 0).map(|()| file));
-        let file = file.map_err(|e| Error::io("create", &path, e))?;
-        let mut journal = Self { file, path, pending: Vec::new(), len: 0 };
+        let file = disk::open_or_create(&path).map_err(|e| Error::io("create", &path, e))?;
+        let mut journal = Self::of(file, path, 0)?;
+        disk::set_len(&journal.file, 0).map_err(|e| Error::io("cut", &journal.path, e))?;
         journal.enter(identity);
         journal.write_out()?;
         Ok(journal)
@@ -83,7 +83,23 @@ impl Journal {
         let path = path(archive);
         let file = disk::open(&path).map_err(|e| Error::io("open", &path, e))?;
         disk::set_len(&file, len).map_err(|e| Error::io("cut", &path, e))?;
-        Ok(Self { file, path, pending: Vec::new(), len })
+        Self::of(file, path, len)
+    }
+
+    fn of(file: File, path: PathBuf, len: u64) -> Result<Self> {
+        let of = TempPath::try_from_path(&path).map_err(|e| Error::io("find", &path, e))?;
+        Ok(Self { file, path: of, pending: Vec::new(), len })
+    }
+
+    /// Leaves it to a run that resumes.
+    pub(super) fn leave(self) {
+        let _ = self.path.keep();
+    }
+
+    /// Removes it: all that it speaks of is written.
+    pub(super) fn finish(self) -> Result<()> {
+        let removed = disk::remove_file(&self.path);
+        removed.map_err(|e| Error::io("remove", &self.path, e))
     }
 
     /// Takes note of a tensor whose frames were handed over to be written.
@@ -139,7 +155,9 @@ impl ArchiveWriter {
             Some(left) => (left.kept, left.end, left.journal),
             None => (Vec::new(), end, Journal::create(&self.path, &identity)?),
         };
-        self.cut(end)?;
+        if self.resumes {
+            self.cut(end)?;
+        }
         (self.at, self.journal) = (end, Some(journal));
         Ok((place, kept))
     }
@@ -150,9 +168,13 @@ impl ArchiveWriter {
     }
 }
 
-/// Removes the journal beside an archive, if there is one: a hint that nobody needs any more.
-pub(super) fn remove(archive: &Path) {
-    let _ = disk::remove_file(&path(archive));
+/// Removes the journal beside an archive, if there is one.
+pub(super) fn remove(archive: &Path) -> Result<()> {
+    let path = path(archive);
+    match path.symlink_metadata() {
+        Ok(_) => disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e)),
+        Err(_) => Ok(()),
+    }
 }
 
 /// `.NAME.resume`, beside the archive.
@@ -301,7 +323,8 @@ mod tests {
         let tensors: Vec<_> =
             entries(&bytes).skip(1).map(|(entry, _)| KeptTensor::parse(entry).unwrap()).collect();
         assert_eq!(tensors, [kept(0), kept(1), kept(2)]);
-        remove(&archive);
+        journal.finish().unwrap();
         assert!(!path(&archive).exists());
+        remove(&archive).unwrap();
     }
 }

@@ -193,6 +193,15 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     change!(fs::remove_file(path), |_| faults::Change::Removed { path: path.to_owned() })
 }
 
+/// Removes a directory of files, as far as that goes: what was not committed. Like other guards' removals
+/// it goes past the injector.
+pub(crate) fn discard_dir(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path());
+    }
+    let _ = fs::remove_dir(path);
+}
+
 /// Removes an empty directory.
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     change!(fs::remove_dir(path), |_| faults::Change::Removed { path: path.to_owned() })
