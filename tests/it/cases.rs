@@ -124,8 +124,13 @@ impl Observer for BeforeTheLast {
 static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 impl Lab {
-    /// A pair of two shards with a matrix and a norm each, and side files beside the fine-tune.
+    /// A pair with two matrices and a norm, and side files beside the fine-tune.
     pub(crate) fn new() -> Outcome<Self> {
+        Self::with_side_file(12_000)
+    }
+
+    /// As [`Self::new`], with so many bytes in the largest side file.
+    pub(crate) fn with_side_file(n_bytes: usize) -> Outcome<Self> {
         let mut rng = Rng::new(91);
         let (b0, f0) = twins(&mut rng, "layers.0.a.weight", "BF16", &[64, 56]);
         let (b1, f1) = twins(&mut rng, "layers.1.a.weight", "BF16", &[40, 56]);
@@ -136,7 +141,7 @@ impl Lab {
         ft.insert("model-00001-of-00002.safetensors".into(), first);
         ft.insert("model-00002-of-00002.safetensors".into(), shard(&[f2], None, 0));
         ft.insert("config.json".into(), b"{}\n".to_vec());
-        ft.insert("tokenizer.model".into(), rng.bytes(12_000));
+        ft.insert("tokenizer.model".into(), rng.bytes(n_bytes));
         let place = Place::new(&base, &ft)?;
         let disk = fs::canonicalize(place.path(""))?.join("disk");
         fs::create_dir(&disk)?;

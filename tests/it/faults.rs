@@ -148,6 +148,20 @@ fn every_change_of_a_restore_fails_once() -> Outcome {
     })
 }
 
+/// More than the writers' buffer, so that there are writes in the middle of a run.
+#[test]
+fn every_change_of_a_larger_run_fails_once() -> Outcome {
+    alone("faults::every_change_of_a_larger_run_fails_once", || {
+        let (lab, mut counts) = (Lab::with_side_file((1 << 20) + 9)?, Counts::new());
+        let cases = lab.archive_cases()?.into_iter().chain(lab.restore_cases()?);
+        for case in cases.filter(|case| ["append", "compact", "restore"].contains(&case.name)) {
+            try_all(&lab, &case, &[], &mut counts)?;
+        }
+        assert!(say(&counts) > 300);
+        Ok(())
+    })
+}
+
 /// On a file system where two directories cannot change names at once, the old one is moved aside first.
 #[test]
 fn a_checkpoint_is_replaced_in_two_renames() -> Outcome {

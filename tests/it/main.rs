@@ -66,7 +66,9 @@ mod faults;
 #[cfg(feature = "fault-injection")]
 mod power_loss;
 
-// Disks that are full, read-only or gone.
+// Disks that are full, read-only or gone; a real file system that loses power or cannot keep what it took.
+#[cfg(feature = "fault-injection")]
+mod ext4;
 mod small_disk;
 
 // Real kills, many: for an hour that nobody needs the machine.

@@ -17,8 +17,8 @@ use crate::made::{Outcome, alone, alone_under};
 const DISK: usize = 1 << 20;
 const PAGE: usize = 4096;
 
-/// Runs the test of this full name where it can mount.
-fn with_mounts(test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
+/// Runs the test of this full name where it can mount. What it mounts goes with its process.
+pub(crate) fn with_mounts(test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
     let dir = tempfile::tempdir()?;
     let ways: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
     for way in ways {
@@ -33,7 +33,8 @@ fn with_mounts(test: &str, body: impl FnOnce() -> Outcome) -> Outcome {
     Ok(())
 }
 
-fn mount(options: &str, dir: &Path) -> Outcome {
+/// Mounts a file system in memory.
+pub(crate) fn mount(options: &str, dir: &Path) -> Outcome {
     let args = ["-t", "tmpfs", "-o", options, "none"];
     let done = Command::new("mount").args(args).arg(dir).output()?;
     assert!(done.status.success(), "mount: {}", String::from_utf8_lossy(&done.stderr));
@@ -52,16 +53,21 @@ fn small_lab() -> Outcome<(Lab, Vec<Case>, PathBuf)> {
     Ok((lab, cases, small))
 }
 
+/// Fills a disk with a file of this name but for so many pages.
+pub(crate) fn fill_but(filler: &Path, pages: usize) -> Outcome {
+    let (mut fill, page) = (File::create(filler)?, [1; PAGE]);
+    while std::io::Write::write_all(&mut fill, &page).is_ok() {}
+    let full = fill.metadata()?.len() / PAGE as u64;
+    fill.set_len(full.saturating_sub(pages as u64) * PAGE as u64)?;
+    Ok(())
+}
+
 /// A case that may have no more than so many pages. Says whether they were enough.
 fn with_pages(lab: &Lab, case: &Case, filler: &Path, pages: usize) -> Outcome<bool> {
     let (dir, what) = (&lab.disk, format!("{} with {pages} pages", case.name));
     write_tree(dir, &case.start)?;
     let before = committed(dir, &case.start)?;
-    let (mut fill, page) = (File::create(filler)?, [1; PAGE]);
-    while std::io::Write::write_all(&mut fill, &page).is_ok() {}
-    fill.set_len((fill.metadata()?.len() / PAGE as u64 - pages as u64) * PAGE as u64)?;
-    // Open, its blocks would outlive it.
-    drop(fill);
+    fill_but(filler, pages)?;
     let ended = (case.run)(dir);
     let after = read_tree(dir)?;
     if ended.is_ok() {

@@ -206,3 +206,54 @@ pub(crate) fn discard_dir(path: &Path) {
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     change!(fs::remove_dir(path), |_| faults::Change::Removed { path: path.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_overwritten_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let file = create_new(&a).unwrap();
+        write_all_at(&file, b"a", 0).unwrap();
+        fs::write(&b, b"b").unwrap();
+        assert_eq!(create_new(&a).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        for rename in [rename_new, link_and_unlink] {
+            assert_eq!(rename(&a, &b).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!([fs::read(&a).unwrap(), fs::read(&b).unwrap()], [b"a", b"b"]);
+        }
+        for rename in [rename_new, link_and_unlink] {
+            let to = dir.path().join("c");
+            rename(&a, &to).unwrap();
+            assert!(!a.exists() && fs::read(&to).unwrap() == b"a");
+            rename_new(&to, &a).unwrap();
+        }
+        rename(&a, &b).unwrap();
+        assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn what_is_temporary_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = OsStr::new(".x-");
+        let (file, path) = create_temporary(dir.path(), prefix).unwrap();
+        let below = create_temporary_dir(dir.path(), prefix, 0o700).unwrap();
+        write_all_at(&file, b"some", 0).unwrap();
+        create_new(&below.path().join("y")).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        drop((path, below));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn directories_are_made_only_where_they_are_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir_all(&deep).unwrap();
+        create_dir_all(&deep).unwrap();
+        assert!(deep.is_dir());
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        assert!(create_dir_all(&dir.path().join("file/below")).is_err());
+    }
+}
