@@ -71,7 +71,10 @@ fn kill(place: &Place, typed: &Typed, rng: &mut Rng) -> Outcome {
         hidden += usize::from(after.keys().any(|name| name.starts_with('.')));
         if found == before {
             run(dir, &typed.args, None)?;
-            assert!(named(&read_tree(dir)?) == all, "{what}: the next run");
+            let next = read_tree(dir)?;
+            assert!(named(&next) == all, "{what}: the next run");
+            let left = next.keys().find(|name| name.starts_with('.'));
+            assert!(left.is_none(), "{what}: the next run leaves {left:?}");
         }
     }
     println!(

@@ -236,13 +236,13 @@ mod tests {
     #[test]
     fn what_is_temporary_goes() {
         let dir = tempfile::tempdir().unwrap();
-        let prefix = OsStr::new(".x-");
-        let (file, path) = create_temporary(dir.path(), prefix).unwrap();
-        let below = create_temporary_dir(dir.path(), prefix, 0o700).unwrap();
-        write_all_at(&file, b"some", 0).unwrap();
-        create_new(&below.path().join("y")).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-        drop((path, below));
+        let made = create_temporary_dir(dir.path(), OsStr::new(".x-"), 0o700).unwrap();
+        create_new(&made.path().join("y")).unwrap();
+        drop(made);
+        let made = dir.path().join("z");
+        create_dir(&made).unwrap();
+        create_new(&made.join("y")).unwrap();
+        discard_dir(&made);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
