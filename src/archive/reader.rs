@@ -12,7 +12,7 @@ use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
 use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::FrameStore;
-use crate::checkpoint::{NameSet, TensorInfo, parse_header, shown};
+use crate::checkpoint::{INDEX_NAME, NameSet, TensorInfo, parse_header, shown};
 use crate::codec::MAX_SIDE;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
@@ -273,11 +273,19 @@ fn check_names(head: &Head, tensors: &[TensorInfo]) -> Result<()> {
         return Err(Error::corrupt(format!("tensor {} is there twice", shown(&twice.name))));
     }
     let mut files = NameSet::default();
+    // A restore may write it beside them.
+    let _ = files.insert(INDEX_NAME);
     let shards = head.shards.iter().map(|s| &s.file_name);
     for name in shards.chain(head.side_files.iter().map(|f| &f.name)) {
         files
             .insert(name)
             .map_err(|why| Error::corrupt(format!("stored file name {} {why}", shown(name))))?;
+    }
+    // Other shards than the fine-tune's own may be asked for, under names that end so.
+    let is_shard = |name: &str| name.to_ascii_lowercase().ends_with(".safetensors");
+    if let Some(file) = head.side_files.iter().find(|f| is_shard(&f.name)) {
+        let name = shown(&file.name);
+        return Err(Error::corrupt(format!("side file {name} has the name of a shard")));
     }
     Ok(())
 }

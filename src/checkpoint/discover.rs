@@ -8,7 +8,7 @@ use crate::checkpoint::names::{NameSet, shown};
 use crate::error::{Error, Result};
 
 /// The name every loader looks for first.
-pub(super) const INDEX_NAME: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";
 /// The name of a checkpoint of one file.
 pub(super) const SINGLE_NAME: &str = "model.safetensors";
 /// Endings of weights in other formats, and how to get safetensors from them.

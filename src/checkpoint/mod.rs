@@ -30,6 +30,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) use alias::aliases;
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;
+pub(crate) use discover::INDEX_NAME;
 pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
 pub use map::{IoMode, MapChoice};

@@ -202,6 +202,19 @@ pub(crate) const ALL: &[&dyn Codec] = &[
     &trellis::Trellis,
 ];
 
+/// The codec with this stored code, for a tile as its item describes it.
+///
+/// # Errors
+/// `Incompatible` if there is none; `Corrupt` for a flat tile that is not of planes, since the other
+/// codecs take floats with a base.
+pub(crate) fn of_tile(code: u16, target: &Target) -> Result<&'static dyn Codec> {
+    let codec = by_code(code)?;
+    if target.patch == 0 && codec.id() != CodecId::Planes {
+        return Err(Error::corrupt("a flat tile has the codec of a matrix"));
+    }
+    Ok(codec)
+}
+
 /// The codec with this stored code.
 ///
 /// # Errors

@@ -182,7 +182,7 @@ pub(crate) fn expand(
     if label != (Label { codec: label.codec, ..wanted }) {
         return Err(Error::corrupt("another tile's frame stands here"));
     }
-    let codec = codec::by_code(label.codec)?;
+    let codec = codec::of_tile(label.codec, target)?;
     decoder.decode(frame, codec.max_len(target), payload)?;
     Ok(codec)
 }

@@ -55,7 +55,7 @@ pub(crate) fn repair(archive: &mut [u8], frame: Frame) {
 }
 
 /// What a frame expands to.
-fn raw(archive: &[u8], frame: Frame) -> Outcome<Vec<u8>> {
+pub(crate) fn raw(archive: &[u8], frame: Frame) -> Outcome<Vec<u8>> {
     Ok(zstd::decode_all(&archive[frame.at + HEADER..frame.at + frame.len])?)
 }
 
@@ -101,6 +101,35 @@ pub(crate) fn replaced(
     rng: &mut Rng,
     change: impl FnOnce(&mut Rng, &mut Vec<u8>),
 ) -> Outcome<Vec<u8>> {
+    replaced_at(archive, (entry, kind), Rng::below, rng, change)
+}
+
+/// The codec of each tile of an entry that is its tensor's only one, by its number.
+pub(crate) fn codecs(archive: &[u8], entry: usize) -> Outcome<Vec<u16>> {
+    let index = raw(archive, find(archive, INDEX, |_| true)?)?;
+    let at = u64_at(&index, entries(&index)[entry] + 16);
+    let seal = raw(archive, find(archive, SEAL, |f| f.at as u64 == at)?)?;
+    let codec = |(_, tile): (usize, Frame)| u32_at(archive, tile.at + 14) as u16;
+    Ok(tiles(archive, &seal)?.into_iter().map(codec).collect())
+}
+
+/// The same archive with the tile of this number in [`codecs`] replaced, as [`replaced`] does it.
+pub(crate) fn replaced_tile(
+    archive: &[u8],
+    (entry, number): (usize, usize),
+    change: impl FnOnce(&mut Vec<u8>),
+) -> Outcome<Vec<u8>> {
+    let choose = |_: &mut Rng, _| number;
+    replaced_at(archive, (entry, TILE), choose, &mut Rng::new(0), |_, payload| change(payload))
+}
+
+fn replaced_at(
+    archive: &[u8],
+    (entry, kind): (usize, u8),
+    choose: impl FnOnce(&mut Rng, usize) -> usize,
+    rng: &mut Rng,
+    change: impl FnOnce(&mut Rng, &mut Vec<u8>),
+) -> Outcome<Vec<u8>> {
     let mut out = archive.to_vec();
     let mut index = raw(archive, find(archive, INDEX, |_| true)?)?;
     let words = entries(&index)[entry];
@@ -127,7 +156,7 @@ pub(crate) fn replaced(
         _ => {
             let mut content = raw(archive, seal)?;
             let tiles = tiles(archive, &content)?;
-            let (field, tile) = tiles[rng.below(tiles.len())];
+            let (field, tile) = tiles[choose(rng, tiles.len())];
             let mut payload = raw(archive, tile)?;
             change(rng, &mut payload);
             let new = append_frame(&mut out, tile, &payload)?;

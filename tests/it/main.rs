@@ -47,6 +47,7 @@ mod anchors;
 mod auto;
 
 // Damaged and forged input ends in an error of the right kind.
+mod forged;
 mod hostile;
 
 // Writers that die at any moment, and go on where they stood.
