@@ -50,6 +50,9 @@ mod auto;
 mod forged;
 mod hostile;
 
+// One byte changed, at every place of an archive.
+mod single_byte;
+
 // Writers that die at any moment, and go on where they stood.
 mod crash;
 mod resume;
