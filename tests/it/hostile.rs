@@ -14,8 +14,10 @@ use crate::made::{
     Files, Outcome, Place, Rng, alone, kind_of, one_shard, read, shard, twins, write,
 };
 
-/// Mutated checkpoints, and mutated archives of all four kinds together.
+/// Mutated checkpoints, and mutated archives of all four kinds together, unless [`ASKED`] says how many.
 const N: usize = 2000;
+/// Variable for a longer run than every change can wait for.
+const ASKED: &str = "DELTA_STREAM_TEST_MUTATIONS";
 /// Calls that each mutated archive goes through.
 const CALLS: usize = 7;
 /// More memory than this beyond the start was asked for by the damage.
@@ -38,6 +40,10 @@ fn peak_memory() -> u64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
     let kib = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) << 10
+}
+
+fn n_mutations() -> usize {
+    std::env::var(ASKED).ok().and_then(|n| n.parse().ok()).unwrap_or(N)
 }
 
 fn resources() -> Resources {
@@ -216,7 +222,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
 #[test]
 fn damaged_archives() -> Outcome {
     in_own_process("damaged_archives", || {
-        check(N * 2 / 5, true, 5, |rng, archive| {
+        check(n_mutations() * 2 / 5, true, 5, |rng, archive| {
             let mut bytes = archive.to_vec();
             mutate(rng, &mut bytes);
             Ok(bytes)
@@ -228,7 +234,7 @@ fn damaged_archives() -> Outcome {
 #[test]
 fn frames_with_right_checksums() -> Outcome {
     in_own_process("frames_with_right_checksums", || {
-        check(N / 5, true, 5, |rng, archive| {
+        check(n_mutations() / 5, true, 5, |rng, archive| {
             let mut bytes = archive.to_vec();
             let all = frames(archive);
             let frame = all[rng.below(all.len())];
@@ -248,7 +254,7 @@ fn frames_with_right_checksums() -> Outcome {
 #[test]
 fn forged_records() -> Outcome {
     in_own_process("forged_records", || {
-        check(N / 5, false, 5, |rng, archive| {
+        check(n_mutations() / 5, false, 5, |rng, archive| {
             let kind = [HEAD, HEAD, SEAL, INDEX][rng.below(4)];
             let entry = rng.below(forge::n_entries(archive)?);
             forge::replaced(archive, (entry, kind), rng, mutate)
@@ -300,7 +306,7 @@ fn forged_shifts() -> Outcome {
 #[test]
 fn forged_tiles() -> Outcome {
     in_own_process("forged_tiles", || {
-        check(N / 5, true, 5, |rng, archive| {
+        check(n_mutations() / 5, true, 5, |rng, archive| {
             let entry = rng.below(forge::n_entries(archive)?);
             forge::replaced(archive, (entry, TILE), rng, mutate)
         })
@@ -313,7 +319,7 @@ fn damaged_checkpoints() -> Outcome {
         let place = tiny()?;
         let (base, ft) = (read(&place.base)?, read(&place.ft)?);
         let mut rng = Rng::new(78);
-        for i in 0..N {
+        for i in 0..n_mutations() {
             let mut files = if i % 4 == 0 { base.clone() } else { ft.clone() };
             if let Some(bytes) = files.get_mut("model.safetensors") {
                 let n = 8 + forge::u32_at(bytes, 0) as usize;
