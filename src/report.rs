@@ -51,6 +51,11 @@ pub struct CompressReport {
     pub lossy_parameters: u64,
     /// Tensors with frames that a run which was cut off had written, and that were kept.
     pub resumed_tensors: usize,
+    /// Tiles of the lossy tensors that are kept bit for bit, since their delta is not finite or too
+    /// large for the method.
+    pub exact_tiles: u64,
+    /// Parameters in these tiles.
+    pub exact_parameters: u64,
     /// Most bytes resident at any time, mapped pages included; null where the system does not say.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.

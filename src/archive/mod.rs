@@ -19,4 +19,4 @@ pub(crate) use record::{
 };
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
-pub(crate) use writer::{ArchiveWriter, KeptTensor};
+pub(crate) use writer::{ArchiveWriter, KeptTensor, Sums};

@@ -28,9 +28,9 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use alias::aliases;
+pub(crate) use discover::INDEX_NAME;
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;
-pub(crate) use discover::INDEX_NAME;
 pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
 pub use map::{IoMode, MapChoice};

@@ -41,6 +41,10 @@ pub(crate) fn table(report: &CompressReport) -> String {
     let bits = report.bits_per_parameter.map(|bits| {
         format!("{bits:.3} (over {} lossy parameters)", count(report.lossy_parameters))
     });
+    let exact = (report.exact_tiles > 0).then(|| {
+        let (tiles, parameters) = (report.exact_tiles, count(report.exact_parameters));
+        format!("{tiles} ({parameters} parameters) of the lossy tensors: not finite, or too large")
+    });
     let error = report.relative_error.map(|e| {
         format!("{} (lost / delta, sums of squares over the lossy tensors)", relative(Some(e)))
     });
@@ -72,6 +76,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         )
         .add_if("paper ratio", paper)
         .add_if("bits a parameter", bits)
+        .add_if("exact tiles", exact)
         .add_if("relative error", error)
         .add_if("output error", output)
         .add_if("base shift", shift)

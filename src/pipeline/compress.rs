@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::archive::{Archive, ArchiveWriter, BlobSeal, KeptTensor, Origin, Seal, TensorSeal};
+use crate::archive::{
+    Archive, ArchiveWriter, BlobSeal, KeptTensor, Origin, Seal, Sums, TensorSeal,
+};
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
 use crate::method::{Measured, RowRates, TRACE_NORM, TraceNorms};
@@ -175,13 +177,14 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
             seals[i].restored_hash = seals[of as usize].restored_hash;
         }
     }
-    let output = written.output_sums;
+    let output = written.sums.output;
     let seal = Seal { tensors: written.seals, blobs, measured: written.measured };
     writer.finish_variant(&inputs.name, place, &seal)?;
     let archive_bytes = writer.commit()?;
     let (shift, notes) = shifted.map(|s| (s.report, s.notes)).unzip();
     let mut report = report(inputs, options, &seal, shift, archive_bytes);
     report.notes.extend(notes.into_iter().flatten());
+    (report.exact_tiles, report.exact_parameters) = written.sums.exact;
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
     report.resumed_tensors = n_resumed;
     report.elapsed_seconds = started.elapsed().as_secs_f64();
@@ -199,8 +202,7 @@ pub(crate) struct Written {
     pub(crate) measured: Measured,
     /// Units with their rates, where the method has such.
     rates: Vec<(usize, RowRates)>,
-    /// Sums at the layers' outputs: of what was lost, of the delta.
-    output_sums: (f64, f64),
+    sums: Sums,
 }
 
 /// Writes the tiles of a variant, but for those of tensors that are kept.
@@ -214,8 +216,8 @@ pub(crate) fn encode_variant(
     let mut sink = CompressSink::new(inputs, writer, kept);
     let findings =
         encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
-    let CompressSink { seals, output_sums, .. } = sink;
-    Ok(Written { seals, measured: findings.measured, rates: findings.rates, output_sums })
+    let CompressSink { seals, sums, .. } = sink;
+    Ok(Written { seals, measured: findings.measured, rates: findings.rates, sums })
 }
 
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.
@@ -224,10 +226,9 @@ struct CompressSink<'a> {
     writer: &'a mut ArchiveWriter,
     seals: Vec<TensorSeal>,
     hasher: TensorHasher,
-    /// What was lost of the layers' outputs, and what the delta makes of them.
-    output_sums: (f64, f64),
-    /// The same of the tensor that is being written.
-    tensor_sums: (f64, f64),
+    sums: Sums,
+    /// Those of the tensor that is being written.
+    tensor_sums: Sums,
 }
 
 impl<'a> CompressSink<'a> {
@@ -238,14 +239,13 @@ impl<'a> CompressSink<'a> {
                 seal.restored_hash = TensorHasher::default().finish().1;
             }
         }
-        let mut output_sums = (0.0, 0.0);
+        let mut sums = Sums::default();
         for tensor in kept {
-            output_sums.0 += tensor.output_sums.0;
-            output_sums.1 += tensor.output_sums.1;
+            sums.add(&tensor.sums);
             seals[tensor.tensor] = tensor.seal;
         }
-        let (hasher, tensor_sums) = (TensorHasher::default(), (0.0, 0.0));
-        Self { inputs, writer, seals, hasher, output_sums, tensor_sums }
+        let (hasher, tensor_sums) = (TensorHasher::default(), Sums::default());
+        Self { inputs, writer, seals, hasher, sums, tensor_sums }
     }
 
     fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
@@ -258,8 +258,10 @@ impl<'a> CompressSink<'a> {
         seal.frame_lens.push(tile.frame.len() as u32);
         seal.squared_error += tile.squared_error;
         seal.squared_delta += tile.squared_delta;
-        self.tensor_sums.0 += tile.output_sums.0;
-        self.tensor_sums.1 += tile.output_sums.1;
+        self.tensor_sums.add(&Sums {
+            output: tile.output_sums,
+            exact: (u64::from(tile.kept_elements > 0), tile.kept_elements),
+        });
         let item = &self.inputs.pair.items[tensor];
         if tile.part + 1 == item.tiling.len() {
             (seal.base_hash, seal.restored_hash) = self.hasher.finish();
@@ -268,10 +270,9 @@ impl<'a> CompressSink<'a> {
                 let base = &self.inputs.base.tensors()[base];
                 seal.base_probe = base_probe(&self.inputs.base_source, base, used)?;
             }
-            let output_sums = std::mem::take(&mut self.tensor_sums);
-            self.output_sums.0 += output_sums.0;
-            self.output_sums.1 += output_sums.1;
-            self.writer.note(&KeptTensor { tensor, seal: seal.clone(), output_sums })?;
+            let sums = std::mem::take(&mut self.tensor_sums);
+            self.sums.add(&sums);
+            self.writer.note(&KeptTensor { tensor, seal: seal.clone(), sums })?;
         }
         Ok(())
     }
@@ -348,6 +349,8 @@ fn report(
         lossy_tensors: lossy().count(),
         lossy_parameters: parameters,
         resumed_tensors: 0,
+        exact_tiles: 0,
+        exact_parameters: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: 0.0,
         notes: inputs.pair.notes.clone(),

@@ -80,6 +80,8 @@ pub(crate) struct EncodedTile {
     pub(crate) output_sums: (f64, f64),
     /// Only if the run measures how a gain would fit.
     pub(crate) fit: Fit,
+    /// Elements, if it is kept bit for bit though its tensor is stored with loss, and differs from its base.
+    pub(crate) kept_elements: u64,
 }
 
 /// The bytes the tile restores to.
@@ -137,6 +139,7 @@ impl EncodeStage<'_> {
             squared_delta: 0.0,
             output_sums: (0.0, 0.0),
             fit: Fit::default(),
+            kept_elements: 0,
         })
     }
 
@@ -183,7 +186,10 @@ impl EncodeStage<'_> {
         let exact = job.plan.is_exact(job.tile_idx);
         let encode = || method.encode(&at, &mut state.scratch, &mut state.payload);
         let Some(codec) = (!exact).then(encode).flatten() else {
-            return self.encode_exact(state, job, tensor).map(Outcome::Encoded);
+            let is_equal = job.base.as_deref() == Some(&*job.ft);
+            let kept_elements = if is_equal { 0 } else { (n_rows * n_cols) as u64 };
+            let tile = self.encode_exact(state, job, tensor)?;
+            return Ok(Outcome::Encoded(EncodedTile { kept_elements, ..tile }));
         };
         let patch = usize::from(self.pair.items[tensor].item.patch);
         // Rounded to a narrow dtype, what is to be fitted would drown in the rounding.
@@ -234,6 +240,7 @@ impl EncodeStage<'_> {
             output_sums,
             fit,
             base: None,
+            kept_elements: 0,
         })
     }
 }

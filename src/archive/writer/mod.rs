@@ -18,7 +18,7 @@ use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
 use crate::archive::writer::resume::Journal;
-pub(crate) use crate::archive::writer::resume::KeptTensor;
+pub(crate) use crate::archive::writer::resume::{KeptTensor, Sums};
 use crate::checkpoint::{Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};

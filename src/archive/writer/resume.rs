@@ -31,8 +31,25 @@ pub(crate) struct KeptTensor {
     /// Position in the variant.
     pub(crate) tensor: usize,
     pub(crate) seal: TensorSeal,
+    pub(crate) sums: Sums,
+}
+
+/// What a report says of tensors beside their seals.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Sums {
     /// What was lost at the layer's output, and what the delta makes there; 0 without statistics.
-    pub(crate) output_sums: (f64, f64),
+    pub(crate) output: (f64, f64),
+    /// Tiles of a lossy tensor that are kept bit for bit, and their elements.
+    pub(crate) exact: (u64, u64),
+}
+
+impl Sums {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.output.0 += other.output.0;
+        self.output.1 += other.output.1;
+        self.exact.0 += other.exact.0;
+        self.exact.1 += other.exact.1;
+    }
 }
 
 impl KeptTensor {
@@ -40,8 +57,11 @@ impl KeptTensor {
         let mut w = Writer::default();
         w.u64(self.tensor as u64);
         self.seal.write(&mut w)?;
-        w.f64(self.output_sums.0);
-        w.f64(self.output_sums.1);
+        let Sums { output, exact } = self.sums;
+        w.f64(output.0);
+        w.f64(output.1);
+        w.u64(exact.0);
+        w.u64(exact.1);
         Ok(w.0)
     }
 
@@ -49,9 +69,9 @@ impl KeptTensor {
         let r = &mut Reader::new(bytes);
         let tensor = r.u64()? as usize;
         let seal = TensorSeal::read(r)?;
-        let output_sums = (r.f64()?, r.f64()?);
+        let sums = Sums { output: (r.f64()?, r.f64()?), exact: (r.u64()?, r.u64()?) };
         r.end()?;
-        Ok(Self { tensor, seal, output_sums })
+        Ok(Self { tensor, seal, sums })
     }
 }
 
@@ -297,7 +317,7 @@ mod tests {
 
     fn kept(tensor: usize) -> KeptTensor {
         let seal = TensorSeal { frame_lens: vec![3, 4], offset: 9, ..TensorSeal::default() };
-        KeptTensor { tensor, seal, output_sums: (0.5, 1.5) }
+        KeptTensor { tensor, seal, sums: Sums { output: (0.5, 1.5), exact: (2, 3) } }
     }
 
     #[test]
