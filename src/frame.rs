@@ -272,6 +272,11 @@ pub(crate) fn check(stored: &[u8]) -> Result<(Header, &[u8])> {
     if frame_len != Ok(body.len()) {
         return Err(Error::corrupt("frame is not one zstd frame"));
     }
+    // Before anything is allocated for it: a few bytes could say that they are many.
+    let content_size = zstd::zstd_safe::get_frame_content_size(body);
+    if !matches!(content_size, Ok(Some(n)) if n == u64::from(header.raw_len)) {
+        return Err(Error::corrupt("frame expands to another length than it says"));
+    }
     Ok((header, body))
 }
 
@@ -369,6 +374,13 @@ mod tests {
         let bomb = stored(&vec![0; 1 << 20]);
         let mut out = Vec::new();
         assert!(Decoder::new().unwrap().decode(&bomb, 1000, &mut out).is_err());
+        assert_eq!(out.capacity(), 0);
+        // A small frame whose header says more than its zstd frame does.
+        let mut lie = stored(b"small");
+        lie[28..32].copy_from_slice(&(64u32 << 20).to_le_bytes());
+        let crc = crc32c::crc32c(&lie[..44]);
+        lie[44..48].copy_from_slice(&crc.to_le_bytes());
+        assert!(Decoder::new().unwrap().decode(&lie, 128 << 20, &mut out).is_err());
         assert_eq!(out.capacity(), 0);
     }
 }
