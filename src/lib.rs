@@ -40,6 +40,9 @@ mod archive;
 mod checkpoint;
 mod codec;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[doc(hidden)]
 pub mod kernel;
 mod pair;

@@ -12,6 +12,10 @@ mod upkeep;
 mod writer;
 
 pub(crate) use format::FORMAT_VERSION;
+#[cfg(feature = "fuzzing")]
+pub(crate) use format::{FOOTER_LEN, Footer};
+#[cfg(feature = "fuzzing")]
+pub(crate) use index::Index;
 pub(crate) use index::VECTOR_MARK;
 pub(crate) use reader::{Archive, Stored};
 pub(crate) use record::{

@@ -34,6 +34,8 @@ pub use compact::compact;
 pub use compare::compare;
 pub use compress::{append, compress};
 pub use forecast::forecast;
+#[cfg(feature = "fuzzing")]
+pub(crate) use identity::mask_place;
 pub use inspect::inspect;
 pub use options::{CompressOptions, Observer, Resources, RestoreOptions, Silent};
 pub(crate) use ordered::run_parallel;

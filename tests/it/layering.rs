@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["report"],
     &["pair", "inspect"],
     &["pipeline"],
-    &["synthetic"],
+    &["synthetic", "fuzzing"],
     &["lib"],
     &["cli"],
     &["main"],

@@ -53,6 +53,12 @@ mod hostile;
 // One byte changed, at every place of an archive.
 mod single_byte;
 
+// What the fuzzers of tests/fuzz do with an input; their corpus, replayed.
+#[allow(dead_code, unused_imports, reason = "the fuzzers use the rest")]
+#[path = "../fuzz/src/targets/mod.rs"]
+mod fuzz_targets;
+mod fuzzed;
+
 // Writers that die at any moment, and go on where they stood.
 mod crash;
 mod resume;
