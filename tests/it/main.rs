@@ -90,6 +90,9 @@ mod compat;
 // The order of the modules and what only some may do, read from the source.
 mod layering;
 
+// What the program is built from: licences, versions, places.
+mod supply;
+
 // The NumPy model's vectors.
 mod reference;
 
