@@ -369,6 +369,23 @@ fn shapes_and_lengths_out_of_bounds_are_refused() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn a_few_bytes_that_expand_to_many_are_refused() -> Outcome {
+    let place = place()?;
+    let archive = archive_of(&place, Method::Lossless)?;
+    // Within the cap of a record: expanded, and then found to be none. Beyond: not even expanded.
+    for n in [1 << 20, 100 << 20, (128 << 20) + 1] {
+        for kind in [HEAD, SEAL, INDEX] {
+            let bytes = with_record(&archive, (0, kind), |content| *content = vec![0; n])?;
+            assert!(bytes.len() < archive.len() + (1 << 16));
+            refused(&place, &bytes, &format!("a record of kind {kind} of {n} zeros"))?;
+        }
+        let bytes = forge::replaced_tile(&archive, (0, 0), |payload| payload.resize(n, 0))?;
+        refused(&place, &bytes, &format!("a tile of {n} bytes"))?;
+    }
+    Ok(())
+}
+
 /// A method, its codec, and where its payloads have floats that must be finite.
 type Scales = (Method, u16, Vec<usize>);
 
