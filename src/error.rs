@@ -107,6 +107,11 @@ impl Error {
         self
     }
 
+    /// Whether it says that an archive is damaged or not understood.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self.kind, ErrorKind::Corrupt | ErrorKind::Truncated | ErrorKind::Incompatible)
+    }
+
     /// What can be done about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -117,6 +117,17 @@ impl Header {
     }
 }
 
+/// Bytes of the stored frame that begins with this header, whatever its kind; `None` if this is no header
+/// whose checksum is right, or one laid out in a way that this tool does not know.
+pub(crate) fn frame_len(bytes: &[u8; HEADER_LEN]) -> Option<u64> {
+    let word = |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+    let is_header = word(0) == SKIPPABLE_MAGIC
+        && word(4) == HEADER_LEN as u32 - 8
+        && bytes[8..12] == FRAME_TAG
+        && crc32c::crc32c(&bytes[..44]) == word(44);
+    (is_header && bytes[13] == 0).then(|| HEADER_LEN as u64 + u64::from(word(32)))
+}
+
 /// Bytes of the frame of a payload of `n` bytes that do not compress: as zstd (RFC 8878) stores them,
 /// in raw blocks of 128 KiB after magic, descriptor and content size.
 pub(crate) fn stored_len(n: usize) -> usize {

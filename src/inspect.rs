@@ -47,6 +47,7 @@ pub(crate) fn summarise(
         measured: seal.measured.clone(),
         shards: head.shards.iter().map(|s| s.file_name.clone()).collect(),
         side_files: head.side_files.iter().map(|f| f.name.clone()).collect(),
+        lost: Vec::new(),
         tensor_list: with_tensors.then_some(list),
     }
 }

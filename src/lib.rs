@@ -62,13 +62,15 @@ pub use method::{
     TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
-    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, append,
-    compact, compare, compress, forecast, inspect, remove, restore, verify,
+    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, Subset,
+    VerifyLevel, VerifyOptions, append, compact, compare, compress, forecast, inspect, recover,
+    remove, restore, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
-    CompareReport, CompressReport, Differing, Forecast, PartBits, RemoveReport, RestoreReport,
-    TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    CompareReport, CompressReport, Differing, Fault, Forecast, Lost, PartBits, RecoverReport,
+    RecoveredVariant, RemoveReport, RestoreReport, SubsetReport, TensorDifference, TensorSummary,
+    VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

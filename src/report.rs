@@ -1,8 +1,13 @@
 //! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
 
+mod trust;
+
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
+pub use crate::report::trust::{
+    Differing, Fault, Lost, RecoverReport, RecoveredVariant, SubsetReport, VerifyReport,
+};
 
 /// Settings as one JSON object, in their order.
 fn as_object<S: Serializer>(settings: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
@@ -127,7 +132,7 @@ pub struct TensorSummary {
     pub dtype: &'static str,
     /// Its shape.
     pub shape: Vec<u64>,
-    /// `lossy`, `lossless`, `whole` (no base) or `alias`.
+    /// `lossy`, `lossless`, `whole` (no base), `alias`, or `lost` before the archive was recovered.
     pub stored_as: &'static str,
     /// Bytes in the checkpoint.
     pub bytes: u64,
@@ -185,6 +190,9 @@ pub struct VariantSummary {
     pub shards: Vec<String>,
     /// Names of the files beside the weights.
     pub side_files: Vec<String>,
+    /// Names of tensors and side files that the archive that this one was recovered from had lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
     /// Its tensors, if asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor_list: Option<Vec<TensorSummary>>,
@@ -262,38 +270,6 @@ pub struct CompactReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
-}
-
-/// What `verify` found. An archive that is damaged is an error instead.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct VerifyReport {
-    /// Whether everything checked is as it must be.
-    pub ok: bool,
-    /// `frames` (every checksum) or `decode` (every tensor against its stored hash).
-    pub level: &'static str,
-    /// Variants checked.
-    pub variants: Vec<String>,
-    /// Frames read.
-    pub frames: u64,
-    /// Stored bytes read.
-    pub bytes: u64,
-    /// Tensors that decode to other bytes than were stored.
-    pub differing: Vec<Differing>,
-    /// Most bytes resident at any time.
-    pub peak_memory_bytes: Option<u64>,
-    /// Wall time.
-    pub elapsed_seconds: f64,
-}
-
-/// A tensor that does not decode to what was stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Differing {
-    /// The variant it belongs to.
-    pub variant: String,
-    /// Its name.
-    pub tensor: String,
 }
 
 /// How one tensor of two checkpoints differs.

@@ -62,11 +62,16 @@ fn lock(file: &File, path: &Path) -> Result<()> {
 
 /// Refuses to go on with an open file that is no longer what `path` leads to.
 pub(super) fn check_is_at(file: &File, path: &Path) -> Result<()> {
-    if is_same(file.metadata().ok(), fs::metadata(path).ok()) {
+    if is_at(file, path) {
         return Ok(());
     }
     let text = format!("{} was replaced or removed meanwhile; run again", path.display());
     Err(Error::new(ErrorKind::Io, text))
+}
+
+/// Whether `path` leads to this open file.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    is_same(file.metadata().ok(), fs::metadata(path).ok())
 }
 
 /// Whether both are one file.

@@ -2,25 +2,33 @@
 //!
 //! Knows frames and records, not methods: what a tile's bytes mean is the codec's business.
 
+mod examine;
 mod format;
 mod index;
 mod lock;
+mod lost;
 mod reader;
 mod record;
+mod recover;
 mod store;
+mod traces;
 mod upkeep;
+mod walk;
 mod writer;
 
+pub(crate) use examine::Stray;
 pub(crate) use format::FORMAT_VERSION;
 #[cfg(feature = "fuzzing")]
 pub(crate) use format::{FOOTER_LEN, Footer};
 #[cfg(feature = "fuzzing")]
 pub(crate) use index::Index;
-pub(crate) use index::VECTOR_MARK;
+pub(crate) use index::{IndexEntry, VECTOR_MARK};
+pub(crate) use lost::{Lost, is_placeholder};
 pub(crate) use reader::{Archive, Stored};
 pub(crate) use record::{
     BlobSeal, Head, Item, Origin, Seal, ShiftRecord, SideFile, StoredShard, TensorSeal,
 };
+pub(crate) use recover::{Rescued, recover};
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
 pub(crate) use writer::{ArchiveWriter, KeptTensor, Sums};

@@ -63,14 +63,10 @@ impl Archive {
     fn read(file: File, path: &Path) -> Result<Self> {
         let footer = last_footer(&file, path)?;
         let frames = FrameStore::new(Arc::new(file), footer.offset);
-        let mut archive = Self { frames, path: path.to_owned(), footer, index: Index::default() };
-        let bytes = archive.record(
-            Kind::Index,
-            footer.generation,
-            footer.index_offset,
-            footer.index_len,
-        )?;
-        archive.index = Index::parse(&bytes).context(|| "index".to_owned())?;
+        let Footer { generation, index_offset, index_len, .. } = footer;
+        let bytes = record(&frames, Kind::Index, generation, index_offset, index_len)?;
+        let index = Index::parse(&bytes).context(|| "index".to_owned())?;
+        let archive = Self { frames, path: path.to_owned(), footer, index };
         let mut names = HashSet::new();
         if !archive.index.entries.iter().all(|v| names.insert(v.name.as_str())) {
             return Err(Error::corrupt("index: two variants have one name"));
@@ -100,7 +96,7 @@ impl Archive {
     ///
     /// # Errors
     /// `InvalidArgument` naming the variants there are, if the choice is not clear.
-    pub(super) fn entry(&self, name: Option<&str>) -> Result<&IndexEntry> {
+    pub(crate) fn entry(&self, name: Option<&str>) -> Result<&IndexEntry> {
         let mut entries = self.index.variants();
         let entry = match (name, entries.next(), entries.next()) {
             (None, Some(only), None) => Some(only),
@@ -141,52 +137,75 @@ impl Archive {
         format!("archive {}", self.path.display())
     }
 
-    fn stored(&self, entry: &IndexEntry) -> Result<Stored> {
-        let head = self.record(Kind::Head, entry.id, entry.head_offset, entry.head_len)?;
-        let head = Head::parse(&head).context(|| "head".to_owned())?;
-        let seal = self.record(Kind::Seal, entry.id, entry.seal_offset, entry.seal_len)?;
-        let seal = Seal::parse(&seal).context(|| "seal".to_owned())?;
-        if head.name != entry.name {
-            return Err(Error::corrupt("index and head give different names"));
-        }
-        let record_bytes = entry.head_len + entry.seal_len;
-        let stored = Stored::new(entry.id, head, seal, record_bytes)?;
-        let (head, seal) = (&stored.head, &stored.seal);
-        for (t, tensor_seal) in stored.tensors.iter().zip(&seal.tensors) {
-            self.check_extent(tensor_seal.offset, &tensor_seal.frame_lens)
-                .context(|| format!("tensor {}", t.name))?;
-        }
-        for (file, blob) in head.side_files.iter().zip(&seal.blobs) {
-            self.check_extent(blob.offset, &blob.frame_lens)
-                .context(|| format!("side file {}", file.name))?;
-        }
-        Ok(stored)
-    }
-    fn check_extent(&self, offset: u64, lens: &[u32]) -> Result<()> {
-        let end = lens.iter().try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
-        if end.is_none_or(|end| end > self.footer.index_offset) {
-            return Err(Error::corrupt("its frames lie beyond the committed file"));
-        }
-        Ok(())
+    /// The head of an entry of the index, read and parsed.
+    pub(super) fn head(&self, entry: &IndexEntry) -> Result<Head> {
+        let head = record(&self.frames, Kind::Head, entry.id, entry.head_offset, entry.head_len)?;
+        Head::parse(&head).context(|| "head".to_owned())
     }
 
-    fn record(&self, kind: Kind, variant: u32, offset: u64, len: u64) -> Result<Vec<u8>> {
-        // Incompressible records grow a little.
-        let cap = u64::from(MAX_RAW_LEN) + (1 << 20);
-        let len = usize::try_from(len).ok().filter(|n| *n as u64 <= cap);
-        let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
-        let mut stored = Vec::new();
-        self.frames.read(offset, len, &mut stored)?;
-        let mut raw = Vec::new();
-        let header = Decoder::new()?
-            .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
-            .context(|| format!("{kind:?} record at offset {offset}"))?;
-        let expected = Label { kind, codec: 0, variant, item: 0, part: 0 };
-        if header.label != expected {
-            return Err(Error::corrupt(format!("no {kind:?} record at offset {offset}")));
-        }
-        Ok(raw)
+    /// The seal of an entry of the index, read and parsed.
+    pub(super) fn seal(&self, entry: &IndexEntry) -> Result<Seal> {
+        let seal = record(&self.frames, Kind::Seal, entry.id, entry.seal_offset, entry.seal_len)?;
+        Seal::parse(&seal).context(|| "seal".to_owned())
     }
+
+    fn stored(&self, entry: &IndexEntry) -> Result<Stored> {
+        let head = self.head(entry)?;
+        join(entry, head, self.seal(entry)?, self.footer.index_offset)
+    }
+}
+
+/// Reads and expands one record.
+///
+/// # Errors
+/// `Corrupt`, `Truncated` or `Incompatible` if another stands there, or a damaged one.
+pub(super) fn record(
+    frames: &FrameStore,
+    kind: Kind,
+    variant: u32,
+    offset: u64,
+    len: u64,
+) -> Result<Vec<u8>> {
+    let len = usize::try_from(len).ok().filter(|n| *n <= MAX_STORED_LEN);
+    let len = len.ok_or_else(|| Error::corrupt(format!("{kind:?} record exceeds the cap")))?;
+    let mut stored = Vec::new();
+    frames.read(offset, len, &mut stored)?;
+    let mut raw = Vec::new();
+    let header = Decoder::new()?
+        .decode(&stored, MAX_RAW_LEN as usize, &mut raw)
+        .context(|| format!("{kind:?} record at offset {offset}"))?;
+    let expected = Label { kind, codec: 0, variant, item: 0, part: 0 };
+    if header.label != expected {
+        return Err(Error::corrupt(format!("no {kind:?} record at offset {offset}")));
+    }
+    Ok(raw)
+}
+
+/// Says whether frames of these lengths end at or before `end`.
+fn check_extent(offset: u64, lens: &[u32], end: u64) -> Result<()> {
+    let last = lens.iter().try_fold(offset, |at, n| at.checked_add(u64::from(*n)));
+    if last.is_none_or(|last| last > end) {
+        return Err(Error::corrupt("its frames lie beyond the committed file"));
+    }
+    Ok(())
+}
+
+/// A variant of its records, held against each other and against the end of what is committed.
+pub(super) fn join(entry: &IndexEntry, head: Head, seal: Seal, end: u64) -> Result<Stored> {
+    if head.name != entry.name {
+        return Err(Error::corrupt("index and head give different names"));
+    }
+    let stored = Stored::new(entry.id, head, seal, entry.head_len + entry.seal_len)?;
+    let (head, seal) = (&stored.head, &stored.seal);
+    for (t, tensor_seal) in stored.tensors.iter().zip(&seal.tensors) {
+        check_extent(tensor_seal.offset, &tensor_seal.frame_lens, end)
+            .context(|| format!("tensor {}", t.name))?;
+    }
+    for (file, blob) in head.side_files.iter().zip(&seal.blobs) {
+        check_extent(blob.offset, &blob.frame_lens, end)
+            .context(|| format!("side file {}", file.name))?;
+    }
+    Ok(stored)
 }
 
 impl Stored {
@@ -323,5 +342,7 @@ fn last_footer(file: &File, path: &Path) -> Result<Footer> {
         }
         end = from + FOOTER_LEN as u64 - 1;
     }
-    Err(Error::truncated("no whole generation: its writing was cut off; compress again"))
+    Err(Error::truncated(
+        "no whole generation: its writing was cut off, or its end is damaged; try recover",
+    ))
 }

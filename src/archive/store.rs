@@ -4,7 +4,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::archive::walk::Walk;
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::HEADER_LEN;
 
 /// The frames of a file, up to an offset. Read from any thread.
@@ -17,6 +18,19 @@ pub(crate) struct FrameStore {
 impl FrameStore {
     pub(crate) fn new(file: Arc<File>, end: u64) -> Self {
         Self { file, end }
+    }
+
+    /// Bytes of the whole file, which may go on behind the frames.
+    pub(super) fn file_len(&self) -> Result<u64> {
+        let metadata = self.file.metadata();
+        metadata.map(|m| m.len()).map_err(|e| {
+            Error::new(ErrorKind::Io, "cannot examine the archive".to_owned()).with_source(e)
+        })
+    }
+
+    /// Goes through a range of the file frame by frame.
+    pub(super) fn walk(&self, from: u64, end: u64) -> Walk<'_> {
+        Walk::new(&self.file, from, end)
     }
 
     /// Reads the stored bytes of one frame into `out` (cleared first).

@@ -13,6 +13,7 @@ use crate::archive::index::IndexEntry;
 use crate::archive::lock::{check_is_at, open_archive};
 use crate::archive::reader::{Archive, MAX_STORED_LEN, Stored};
 use crate::archive::writer::{ArchiveWriter, Place};
+use crate::codec::LOST;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{self, Kind, Label};
 
@@ -177,7 +178,8 @@ impl Copy<'_> {
         self.old.frames().read(at, len, &mut self.frame)?;
         let found = frame::check(&self.frame)?.0.label;
         // A tile names its codec, which need not be one that this tool knows.
-        let codec = if run.kind == Kind::Tile { found.codec } else { 0 };
+        let is_lost = run.kind == Kind::Blob && found.codec == LOST;
+        let codec = if run.kind == Kind::Tile || is_lost { found.codec } else { 0 };
         let (kind, variant, item) = (run.kind, run.variant.id, run.item as u32);
         if found != (Label { kind, codec, variant, item, part }) {
             return Err(Error::corrupt("another frame stands here"));

@@ -14,7 +14,7 @@ pub(crate) use crate::cli::args::make_pair::MakePair;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::cli::values::size;
+use crate::cli::values::{Share, share, size};
 
 /// Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive.
 #[derive(Debug, Parser)]
@@ -36,8 +36,8 @@ const AFTER_HELP: &str = "\
 A checkpoint is a local Hugging Face directory, one .safetensors file, or an index.json. Its files
 must not change during a run; one that does ends it, and nothing is written.
 
-Exit codes: 0 done; 1 verify or compare found a difference; 2 usage; 3 a checkpoint is invalid; 4 the
-archive is corrupt or truncated; 5 wrong base; 6 input/output; 130 interrupted.";
+Exit codes: 0 done; 1 verify or compare found a difference, or recover lost something; 2 usage; 3 a
+checkpoint is invalid; 4 the archive is damaged; 5 wrong base; 6 input/output; 130 interrupted.";
 
 /// What every verb takes.
 #[derive(Debug, clap::Args)]
@@ -97,7 +97,7 @@ pub(crate) enum Verb {
     Restore(Restore),
     /// List what an archive holds
     Inspect(Inspect),
-    /// Check structure and checksums of an archive; with --base, decode every tensor
+    /// Name every fault of an archive: its structure, every checksum, or with --base every tensor
     Verify(Verify),
     /// Show the error of each tensor between two checkpoints
     Compare(Compare),
@@ -105,6 +105,8 @@ pub(crate) enum Verb {
     Remove(Remove),
     /// Write an archive anew without what removed variants left in it
     Compact(Compact),
+    /// Write what is whole of a damaged archive as a new one
+    Recover(Recover),
     /// Forecast size, time and memory of a compress
     Plan(Plan),
     /// Make a small sharded pair and run the whole tour on it
@@ -221,6 +223,15 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "BASE")]
     pub(crate) base: Option<PathBuf>,
 
+    /// Only the structure: footers, index, heads, seals, and that frame headers stand at their places
+    #[arg(long, conflicts_with_all = ["base", "read_data_subset"])]
+    pub(crate) structure: bool,
+
+    /// The structure, and of the frames only a share: N% drawn at random (by --seed, another every
+    /// time without), or n/t, the n-th of t groups
+    #[arg(long, value_name = "N%|n/t", conflicts_with = "base", value_parser = share)]
+    pub(crate) read_data_subset: Option<Share>,
+
     /// Only this variant
     #[arg(long, value_name = "V")]
     pub(crate) name: Option<String>,
@@ -253,6 +264,16 @@ pub(crate) struct Remove {
 pub(crate) struct Compact {
     /// The archive
     pub(crate) archive: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Recover {
+    /// The damaged archive, which stays as it is
+    pub(crate) archive: PathBuf,
+
+    /// The archive to write
+    #[arg(short, long, value_name = "NEW")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -344,13 +365,20 @@ mod tests {
         let Verb::Verify(verb) = parse("verify a --base b --name v").unwrap().verb else {
             panic!("not verify")
         };
-        assert!(verb.base.is_some() && verb.name.is_some());
+        assert!(verb.base.is_some() && verb.name.is_some() && !verb.structure);
+        let line = "verify a --read-data-subset 2.5%";
+        let Verb::Verify(verb) = parse(line).unwrap().verb else { panic!("not verify") };
+        assert_eq!(verb.read_data_subset, Some(Share::Percent(2.5)));
         let Verb::Remove(verb) = parse("remove a --name v").unwrap().verb else {
             panic!("not remove")
         };
         assert!(verb.archive.ends_with("a") && verb.name == "v");
         let Verb::Compact(verb) = parse("compact a").unwrap().verb else { panic!("not compact") };
         assert!(verb.archive.ends_with("a"));
+        let Verb::Recover(verb) = parse("recover a -o b").unwrap().verb else {
+            panic!("not recover")
+        };
+        assert!(verb.archive.ends_with("a") && verb.output.ends_with("b"));
         let Verb::Compare(verb) = parse("compare x y --base b").unwrap().verb else {
             panic!("not compare")
         };
@@ -378,6 +406,12 @@ mod tests {
             "remove a",
             "compact",
             "compact a --name v",
+            "recover a",
+            "recover -o b",
+            "verify a --structure --base b",
+            "verify a --read-data-subset 5% --base b",
+            "verify a --read-data-subset 5% --structure",
+            "verify a --read-data-subset 5",
             "inspect a --threads 0",
             "inspect a --max-memory 0",
             "inspect a --max-memory lots",

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use delta_stream::{Error, PairShape, Result};
+use delta_stream::{Error, PairShape, Result, VerifyLevel};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -133,9 +133,9 @@ impl Tour<'_> {
 
     fn verify(&mut self, archive: &Path) -> Result<bool> {
         let base = self.at("base");
-        let report = self.context.watch(|observer| {
-            delta_stream::verify(archive, Some(&base), None, &self.context.resources, observer)
-        })?;
+        let options = verify::options(VerifyLevel::Decode(base.clone()), self.context);
+        let report =
+            self.context.watch(|observer| delta_stream::verify(archive, &options, observer))?;
         let command = format!("verify {} --base {}", quoted(archive), quoted(&base));
         self.step(&command, &report, || verify::table(&report))?;
         Ok(report.ok)

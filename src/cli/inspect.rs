@@ -70,7 +70,8 @@ fn variant_table(variant: &VariantSummary) -> String {
         )
         .add_if("measured", (!variant.measured.is_empty()).then(|| listed(&variant.measured)))
         .add("shards", variant.shards.len())
-        .add("side files", variant.side_files.join(", "));
+        .add("side files", variant.side_files.join(", "))
+        .add_if("lost", (!variant.lost.is_empty()).then(|| variant.lost.join(", ")));
     let mut out = facts.to_string();
     if let Some(tensors) = &variant.tensor_list {
         out.push('\n');

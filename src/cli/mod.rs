@@ -13,6 +13,7 @@ mod inspect;
 mod output;
 mod plan;
 mod progress;
+mod recover;
 mod remove;
 mod resolve;
 mod restore;
@@ -69,6 +70,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Compare(verb) => compare::run(verb, &context),
         Verb::Remove(verb) => remove::run(verb, &context),
         Verb::Compact(verb) => compact::run(verb, &context),
+        Verb::Recover(verb) => recover::run(verb, &context),
         Verb::Plan(verb) => plan::run(verb, &context),
         Verb::Demo(verb) => demo::run(verb, &context),
         Verb::MakePair(verb) => demo::make_pair(verb, &context),

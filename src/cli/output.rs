@@ -15,6 +15,8 @@ pub(crate) enum Outcome {
     Done,
     /// `verify` or `compare` found a difference.
     Different,
+    /// `verify` found damage.
+    Damaged,
 }
 
 impl Outcome {
@@ -27,6 +29,7 @@ impl Outcome {
         match self {
             Outcome::Done => 0,
             Outcome::Different => 1,
+            Outcome::Damaged => exit_code(ErrorKind::Corrupt),
         }
     }
 }
@@ -241,6 +244,7 @@ mod tests {
             assert_eq!(exit_code(kind), code, "{kind:?}");
         }
         assert_eq!((Outcome::of(true).code(), Outcome::of(false).code()), (0, 1));
+        assert_eq!(Outcome::Damaged.code(), 4);
     }
 
     #[test]

@@ -14,6 +14,28 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A share of an archive's frames.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Share {
+    Percent(f64),
+    Group { n: u32, of: u32 },
+}
+
+/// A share: `N%`, or the n-th of t groups as `n/t`.
+pub(crate) fn share(text: &str) -> Result<Share, String> {
+    let percent = text.strip_suffix('%').and_then(|n| n.parse::<f64>().ok());
+    if let Some(percent) = percent.filter(|p| *p > 0.0 && *p <= 100.0) {
+        return Ok(Share::Percent(percent));
+    }
+    let group = text.split_once('/').and_then(|(n, of)| n.parse().ok().zip(of.parse().ok()));
+    match group {
+        Some((n, of)) if (1..=of).contains(&n) => Ok(Share::Group { n, of }),
+        _ => {
+            Err("a share is a percentage, as in 5%, or the n-th of t groups, as in 1/20".to_owned())
+        }
+    }
+}
+
 /// Entries a group: a number, or left to the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupSize {
@@ -60,6 +82,16 @@ mod tests {
         }
         for text in ["", "0", "0.1B", "-1", "5XB", "GB"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percentages_or_groups() {
+        assert_eq!(share("5%"), Ok(Share::Percent(5.0)));
+        assert_eq!(share("0.25%"), Ok(Share::Percent(0.25)));
+        assert_eq!(share("3/7"), Ok(Share::Group { n: 3, of: 7 }));
+        for text in ["", "5", "%", "0%", "-1%", "101%", "nan%", "inf%", "0/3", "4/3", "1/", "/2"] {
+            assert!(share(text).is_err(), "{text}");
         }
     }
 

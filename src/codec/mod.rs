@@ -41,6 +41,9 @@ pub(crate) enum CodecId {
     Trellis = 7,
 }
 
+/// In the place of a codec's code: the frame stands for one that a recover could not save.
+pub(crate) const LOST: u16 = 8;
+
 /// Most rows of a patch strip.
 pub(crate) const MAX_SIDE: usize = 64;
 
@@ -218,14 +221,20 @@ pub(crate) fn of_tile(code: u16, target: &Target) -> Result<&'static dyn Codec> 
 /// The codec with this stored code.
 ///
 /// # Errors
-/// `Incompatible` if there is none.
+/// `Incompatible` if there is none; `Corrupt` if the code says that the frame is lost.
 pub(crate) fn by_code(code: u16) -> Result<&'static dyn Codec> {
+    if code == LOST {
+        return Err(Error::corrupt(
+            "lost: the archive that this one was recovered from was damaged",
+        ));
+    }
     ALL.iter().copied().find(|c| c.id() as u16 == code).ok_or_else(|| Error::unknown("codec", code))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn codes_are_distinct_and_never_change() {
@@ -237,6 +246,8 @@ mod tests {
         assert_eq!(CodecId::Groups as u16, 5);
         assert_eq!(CodecId::Runs as u16, 6);
         assert_eq!(CodecId::Trellis as u16, 7);
-        assert!(by_code(0).is_err());
+        assert_eq!(LOST, 8);
+        assert_eq!(by_code(0).unwrap_err().kind(), ErrorKind::Incompatible);
+        assert_eq!(by_code(LOST).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

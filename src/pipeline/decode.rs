@@ -1,10 +1,10 @@
 //! The parallel part of restoring and verifying: one stored frame in, its restored bytes out; and the
 //! check of what came out against the stored hashes.
 
-use crate::archive::{Archive, Origin, Stored};
+use crate::archive::{Archive, Origin, Stored, is_placeholder};
 use crate::checkpoint::Window;
 use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Result};
 use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
 use crate::pipeline::base::{Base, wrong_base};
 use crate::pipeline::budget::Needs;
@@ -21,7 +21,31 @@ pub(crate) struct Job {
     pub(crate) offset: u64,
     pub(crate) tile: Tile,
     pub(crate) frame: Vec<u8>,
+    /// Why the frame could not be read, if so.
+    pub(crate) failed: Option<Error>,
     pub(crate) base: Option<Window>,
+}
+
+/// What became of a frame.
+pub(crate) enum Examined {
+    Whole(Decoded),
+    Damaged(BadTile),
+}
+
+/// A frame that is damaged: whose it is, where, and why.
+pub(crate) struct BadTile {
+    pub(crate) tensor: usize,
+    pub(crate) part: u64,
+    pub(crate) offset: u64,
+    pub(crate) error: Error,
+    frame: Vec<u8>,
+}
+
+impl BadTile {
+    /// Whether it is whole, and stands for one that was lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        is_placeholder(&self.frame)
+    }
 }
 
 /// A restored tile.
@@ -100,24 +124,46 @@ impl DecodeStage<'_> {
 
     /// Decodes one frame.
     pub(crate) fn work(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
-        let target = self.target(&job);
-        let mut bytes = self.spares.tile(target.n_bytes());
-        self.decode(state, &job, &target, &mut bytes).context(|| self.place(&job))?;
-        let Job { tensor, part, tile, frame, base, .. } = job;
-        Ok(Decoded { tensor, part, tile, bytes, base, frame })
+        match self.examine(state, job, true)? {
+            Examined::Whole(tile) => Ok(tile),
+            Examined::Damaged(bad) => {
+                Err(bad.error.context(self.place(bad.tensor, bad.part, bad.offset)))
+            }
+        }
     }
 
-    /// Checks one frame and expands it, but decodes nothing: what can be said without the base.
-    pub(crate) fn expand(&self, state: &mut DecodeState, job: Job) -> Result<Decoded> {
-        self.payload(state, &job, &self.target(&job)).context(|| self.place(&job))?;
-        let Job { tensor, part, tile, frame, base, .. } = job;
-        Ok(Decoded { tensor, part, tile, bytes: Vec::new(), base, frame })
+    /// Checks one frame and expands it; with `decodes` decodes it too, for which the base must be there.
+    ///
+    /// # Errors
+    /// What is no damage of the archive.
+    pub(crate) fn examine(
+        &self,
+        state: &mut DecodeState,
+        mut job: Job,
+        decodes: bool,
+    ) -> Result<Examined> {
+        let target = self.target(&job);
+        let mut bytes = if decodes { self.spares.tile(target.n_bytes()) } else { Vec::new() };
+        let done = match job.failed.take() {
+            Some(error) => Err(error),
+            None if decodes => self.decode(state, &job, &target, &mut bytes),
+            None => self.payload(state, &job, &target).map(drop),
+        };
+        let Job { tensor, part, tile, offset, frame, base, .. } = job;
+        match done {
+            Ok(()) => Ok(Examined::Whole(Decoded { tensor, part, tile, bytes, base, frame })),
+            Err(error) if error.is_damage() => {
+                self.spares.give_tile(bytes);
+                Ok(Examined::Damaged(BadTile { tensor, part, offset, error, frame }))
+            }
+            Err(error) => Err(error.context(self.place(tensor, part, offset))),
+        }
     }
 
     /// Which tile it is, for messages.
-    pub(crate) fn place(&self, job: &Job) -> String {
-        let (variant, name) = (&self.stored.head.name, &self.stored.tensors[job.tensor].name);
-        format!("variant `{variant}`: tensor {name}: tile {} at offset {}", job.part, job.offset)
+    pub(crate) fn place(&self, tensor: usize, part: u64, offset: u64) -> String {
+        let (variant, name) = (&self.stored.head.name, &self.stored.tensors[tensor].name);
+        format!("variant `{variant}`: tensor {name}: tile {part} at offset {offset}")
     }
 
     pub(crate) fn target(&self, job: &Job) -> Target {
@@ -214,6 +260,11 @@ impl<'a> HashCheck<'a> {
             return Err(wrong_base(name, b.checkpoint(), "has other values"));
         }
         Ok(Some(restored == seal.restored_hash))
+    }
+
+    /// Forgets the tensor that is being added.
+    pub(crate) fn forget(&mut self) {
+        self.hasher.finish();
     }
 
     /// Gives a tile's buffers back.

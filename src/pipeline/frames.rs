@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::pipeline::decode::{DecodeStage, Job};
 use crate::pipeline::identity::base_range;
 use crate::pipeline::read_ahead::ReadAhead;
+use crate::pipeline::subset::Picker;
 use crate::tensor::Tile;
 
 /// Reads the frames of all wanted tensors in order, with the tiles of the base they need.
@@ -15,14 +16,22 @@ pub(crate) struct FrameReader<'a> {
     /// Position and tile to announce next.
     next_ahead: (usize, u64),
     ahead: ReadAhead,
+    /// Which frames are read, if not all.
+    picker: Option<&'a mut Picker>,
 }
 
 impl<'a> FrameReader<'a> {
     pub(crate) fn new(stage: &'a DecodeStage<'a>) -> Self {
         let (at, next_ahead, ahead) = ((0, 0, 0), (0, 0), ReadAhead::default());
-        let mut reader = Self { stage, at, next_ahead, ahead };
+        let mut reader = Self { stage, at, next_ahead, ahead, picker: None };
         reader.enter(0);
         reader
+    }
+
+    /// Only those that the picker takes; no base may be read.
+    pub(crate) fn picked(mut self, picker: Option<&'a mut Picker>) -> Self {
+        self.picker = picker;
+        self
     }
 
     fn enter(&mut self, position: usize) {
@@ -43,6 +52,9 @@ impl<'a> FrameReader<'a> {
             }
             let len = self.stage.stored.seal.tensors[tensor].frame_lens[part as usize];
             self.at = (position, part + 1, offset + u64::from(len));
+            if self.picker.as_mut().is_some_and(|picker| !picker.pick()) {
+                continue;
+            }
             return Some(self.job(tensor, part, offset, len));
         }
     }
@@ -50,7 +62,7 @@ impl<'a> FrameReader<'a> {
     fn job(&self, tensor: usize, part: u64, offset: u64, len: u32) -> Result<Job> {
         let tile = self.stage.stored.tilings[tensor].get(part);
         let mut frame = self.stage.spares.frame();
-        self.stage.archive.frames().read(offset, len as usize, &mut frame)?;
+        let read = self.stage.archive.frames().read(offset, len as usize, &mut frame);
         let base = match self.base_place(tensor, &tile) {
             Some((source, shard, at, n)) => {
                 let window = source.last_window(shard, at, n)?;
@@ -59,7 +71,7 @@ impl<'a> FrameReader<'a> {
             }
             None => None,
         };
-        Ok(Job { tensor, part, offset, tile, frame, base })
+        Ok(Job { tensor, part, offset, tile, frame, failed: read.err(), base })
     }
 
     fn base_place(&self, tensor: usize, tile: &Tile) -> Option<(&'a Source, usize, u64, usize)> {

@@ -7,7 +7,7 @@
 use std::ops::AddAssign;
 use std::path::Path;
 
-use crate::archive::{Archive, FORMAT_VERSION, Origin, Stored};
+use crate::archive::{Archive, FORMAT_VERSION, Lost, Origin, Stored};
 use crate::codec::Part;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Encoder, HEADER_LEN};
@@ -39,8 +39,10 @@ pub fn inspect(archive: &Path, name: Option<&str>, tensors: bool) -> Result<Arch
         let id = stored.head.shift.and_then(|shift| shift.vector);
         let vector = opened.index.vectors().find(|v| Some(v.id) == id);
         let mut summary = summarise(&stored, vector.map(|v| v.name.as_str()), tensors);
+        let lost = opened.lost(&stored)?;
+        add_lost(&stored, &lost, &mut summary);
         if tensors {
-            add_parts(&opened, &stored, &mut summary)?;
+            add_parts(&opened, &stored, &lost, &mut summary)?;
         }
         Ok(summary)
     };
@@ -156,11 +158,28 @@ impl State {
     }
 }
 
+/// Names what a recover could not save.
+fn add_lost(stored: &Stored, lost: &Lost, summary: &mut VariantSummary) {
+    for i in &lost.tensors {
+        summary.lost.push(stored.tensors[*i].name.clone());
+        if let Some(tensor) = summary.tensor_list.as_mut().and_then(|list| list.get_mut(*i)) {
+            tensor.stored_as = "lost";
+        }
+    }
+    let files = lost.side_files.iter().map(|i| stored.head.side_files[*i].name.clone());
+    summary.lost.extend(files);
+}
+
 /// Adds to the summary of a variant with tensors what the bits of the lossy ones are for.
-fn add_parts(archive: &Archive, stored: &Stored, summary: &mut VariantSummary) -> Result<()> {
+fn add_parts(
+    archive: &Archive,
+    stored: &Stored,
+    lost: &Lost,
+    summary: &mut VariantSummary,
+) -> Result<()> {
     let is_lossy = |i: &usize| {
         let item = &stored.head.items[*i];
-        item.lossy && matches!(item.origin, Origin::Base { .. })
+        item.lossy && matches!(item.origin, Origin::Base { .. }) && !lost.tensors.contains(i)
     };
     let wanted: Vec<_> = (0..stored.tensors.len()).filter(is_lossy).collect();
     let found = account(archive, stored, &wanted)?;
@@ -198,9 +217,14 @@ fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<P
         width,
         || reader.next(),
         State::new,
-        |state, job| {
-            let bytes = state.account(stage, &job).context(|| stage.place(&job))?;
-            Ok((job.tensor, bytes, job.frame))
+        |state, mut job| {
+            let (tensor, part, offset) = (job.tensor, job.part, job.offset);
+            let place = || stage.place(tensor, part, offset);
+            if let Some(error) = job.failed.take() {
+                return Err(error.context(place()));
+            }
+            let bytes = state.account(stage, &job).context(place)?;
+            Ok((tensor, bytes, job.frame))
         },
         |(tensor, bytes, frame)| {
             found[tensor] += bytes;

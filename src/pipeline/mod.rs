@@ -19,6 +19,7 @@ mod merge;
 mod options;
 mod ordered;
 mod read_ahead;
+mod recover;
 mod remove;
 mod restore;
 mod schedule;
@@ -26,6 +27,7 @@ mod size;
 mod spares;
 mod stored_delta;
 mod strip;
+mod subset;
 mod trial;
 mod verify;
 
@@ -37,8 +39,12 @@ pub use forecast::forecast;
 #[cfg(feature = "fuzzing")]
 pub(crate) use identity::mask_place;
 pub use inspect::inspect;
-pub use options::{CompressOptions, Observer, Resources, RestoreOptions, Silent};
+pub use options::{
+    CompressOptions, Observer, Resources, RestoreOptions, Silent, Subset, VerifyLevel,
+    VerifyOptions,
+};
 pub(crate) use ordered::run_parallel;
+pub use recover::recover;
 pub use remove::remove;
 pub use restore::restore;
 pub use verify::verify;

@@ -264,6 +264,93 @@ impl RestoreOptions {
     }
 }
 
+/// How much of an archive a verify looks at.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum VerifyLevel {
+    /// Footers, the index, every head and seal, and every frame's header at its place.
+    Structure,
+    /// The structure, and a chosen share of the frames.
+    Subset(Subset),
+    /// Every frame: its checksums, and that it expands.
+    #[default]
+    Frames,
+    /// Every frame, and every tensor decoded against this base and held to its stored hash.
+    Decode(PathBuf),
+}
+
+/// Which frames a partial verify reads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Subset {
+    /// So many percent of them, above 0 and at most 100, rounded up to whole frames, drawn at random.
+    Percent {
+        /// The share.
+        percent: f64,
+        /// The same seed draws the same frames of the same archive.
+        seed: u64,
+    },
+    /// One of so many groups, counted from 1: as many runs as there are groups read every frame once.
+    Group {
+        /// Which group, 1 to `of`.
+        n: u32,
+        /// How many there are.
+        of: u32,
+    },
+}
+
+impl Subset {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let (fits, text) = match *self {
+            Subset::Percent { percent, .. } => {
+                (percent > 0.0 && percent <= 100.0, format!("{percent}%"))
+            }
+            Subset::Group { n, of } => ((1..=of).contains(&n), format!("{n}/{of}")),
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::invalid_argument(format!(
+            "{text} is no share of an archive; it takes a percentage above 0% and up to 100%, or n/t \
+             with n from 1 to t"
+        )))
+    }
+}
+
+/// What is verified, and how far.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct VerifyOptions {
+    /// Only this variant; `None` for the whole file.
+    pub name: Option<String>,
+    /// How much is looked at. Default: every frame.
+    pub level: VerifyLevel,
+    /// Memory, threads, mapping.
+    pub resources: Resources,
+}
+
+impl VerifyOptions {
+    /// Chooses one variant.
+    #[must_use]
+    pub fn with_name(mut self, name: Option<String>) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Chooses how much is looked at.
+    #[must_use]
+    pub fn with_level(mut self, level: VerifyLevel) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Sets memory, threads and mapping.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+}
+
 /// Hears of progress and may end a run.
 pub trait Observer: Sync {
     /// So many of so many bytes of input are done.

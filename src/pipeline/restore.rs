@@ -25,6 +25,8 @@ use crate::report::RestoreReport;
 
 /// Bytes a piece of a side file may expand to.
 const MAX_PIECE: usize = 1 << 20;
+/// Lost tensors and side files that an error names.
+const MAX_NAMED: usize = 20;
 
 /// Restores one variant of `archive` into the directory `output`.
 ///
@@ -43,6 +45,7 @@ pub fn restore(
     let opened = Archive::open(archive)?;
     let stored = opened.load(options.name.as_deref())?;
     let selected = select(&stored, &options.tensors)?;
+    refuse_lost(&opened, &stored, &selected, options.tensors.is_empty())?;
     let base = Base::open(base, &options.resources.map)?;
     check_output(output, archive, &base)?;
     let wanted = sources(&stored, &selected);
@@ -136,6 +139,28 @@ fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
         )));
     }
     Ok(selected)
+}
+
+/// Refuses tensors, and for a whole restore side files, that a recover could not save, naming them.
+fn refuse_lost(archive: &Archive, stored: &Stored, selected: &[usize], whole: bool) -> Result<()> {
+    let lost = archive.lost(stored)?;
+    let tensors = selected.iter().filter(|i| lost.tensors.contains(&source_of(stored, **i)));
+    let mut names: Vec<_> =
+        tensors.map(|i| format!("tensor {}", stored.tensors[*i].name)).collect();
+    let files = lost.side_files.iter().filter(|_| whole);
+    names.extend(files.map(|i| format!("side file {}", stored.head.side_files[*i].name)));
+    if names.is_empty() {
+        return Ok(());
+    }
+    let n_more = names.len().saturating_sub(MAX_NAMED);
+    names.truncate(MAX_NAMED);
+    let more = if n_more > 0 { format!(" and {n_more} more") } else { String::new() };
+    Err(Error::corrupt(format!(
+        "variant `{}` is not whole: the archive it was recovered from had lost {}{more}; --tensor \
+         restores others",
+        stored.head.name,
+        names.join(", ")
+    )))
 }
 
 /// The tensor whose frames restore tensor `i`.
@@ -290,16 +315,30 @@ impl<'a> BlobPieces<'a> {
         Ok(Self { archive, stored, item, part: 0, offset, hash, len: 0, decoder })
     }
 
-    fn read(&mut self, stored_len: u32) -> Result<Vec<u8>> {
+    /// Where the next piece stands, and the piece; `None` after the last. It goes on behind a damaged
+    /// one.
+    pub(crate) fn next_piece(&mut self) -> Option<(u64, Result<Vec<u8>>)> {
+        let (offset, part) = (self.offset, self.part as u32);
+        let len = self.step()?;
+        Some((offset, self.read(offset, part, len)))
+    }
+
+    /// Passes by the next piece; returns its stored bytes, `None` after the last.
+    pub(crate) fn step(&mut self) -> Option<u32> {
+        let len = *self.stored.seal.blobs[self.item].frame_lens.get(self.part)?;
+        self.offset += u64::from(len);
+        self.part += 1;
+        Some(len)
+    }
+
+    fn read(&mut self, offset: u64, part: u32, stored_len: u32) -> Result<Vec<u8>> {
         let (mut frame, mut piece) = (Vec::new(), Vec::new());
-        self.archive.frames().read(self.offset, stored_len as usize, &mut frame)?;
+        self.archive.frames().read(offset, stored_len as usize, &mut frame)?;
         let header = self.decoder.decode(&frame, MAX_PIECE, &mut piece)?;
-        let (variant, item, part) = (self.stored.id, self.item as u32, self.part as u32);
+        let (variant, item) = (self.stored.id, self.item as u32);
         if header.label != (Label { kind: Kind::Blob, codec: 0, variant, item, part }) {
             return Err(Error::corrupt("another frame stands here"));
         }
-        self.offset += u64::from(stored_len);
-        self.part += 1;
         self.hash.update(&piece);
         self.len += piece.len() as u64;
         if self.len > self.stored.head.side_files[self.item].len {
@@ -330,9 +369,7 @@ impl Iterator for BlobPieces<'_> {
     type Item = Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let len = *self.stored.seal.blobs[self.item].frame_lens.get(self.part)?;
-        let offset = self.offset;
-        let piece = self.read(len);
+        let (offset, piece) = self.next_piece()?;
         Some(piece.context(|| format!("side file {} at offset {offset}", self.name())))
     }
 }

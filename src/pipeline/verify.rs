@@ -1,117 +1,373 @@
-//! `verify`: every frame's checksum, or with the base every tensor against its stored hash.
+//! `verify`: the structure of an archive, every frame's checksum, or with the base every tensor against
+//! its stored hash. It goes on behind damage and names all of it.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::archive::{Archive, Stored};
+use crate::archive::{Archive, IndexEntry, Stored, Stray};
 use crate::error::{Error, Result};
+use crate::frame::{Kind, Label};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::decode::{DecodeStage, DecodeState, HashCheck};
+use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, Examined, HashCheck};
 use crate::pipeline::frames::FrameReader;
-use crate::pipeline::options::{Observer, Resources};
+use crate::pipeline::options::{Observer, VerifyLevel, VerifyOptions};
 use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
-use crate::report::{Differing, VerifyReport};
+use crate::pipeline::subset::Picker;
+use crate::report::{Differing, Fault, Lost, VerifyReport};
 
-/// Checks the variant called `name`, or all. Without `base` every frame is read, checked and
-/// expanded; with it every tensor is decoded and held to its stored hash.
+/// Checks an archive as far as `options` say: the variant that they name, or the whole file, base vectors
+/// and what earlier generations left included.
+///
+/// Damage ends nothing: it is in the report, place by place, and so are tensors that decode to other
+/// bytes than were stored.
 ///
 /// # Errors
-/// `Corrupt` or `Truncated` at the first frame that is damaged; `Mismatch` if `base` is another.
-/// Tensors that decode to other bytes are in the report.
+/// `Corrupt`, `Truncated` or `Incompatible` if there is no last generation to check, or its index cannot
+/// be read; `Mismatch` if the base is another; `InvalidArgument` if there is no such variant.
 pub fn verify(
     archive: &Path,
-    base: Option<&Path>,
-    name: Option<&str>,
-    resources: &Resources,
+    options: &VerifyOptions,
     observer: &dyn Observer,
 ) -> Result<VerifyReport> {
     let started = Instant::now();
-    let opened = Archive::open(archive)?;
-    let base = base.map(|path| Base::open(path, &resources.map)).transpose()?;
-    let level = if base.is_some() { "decode" } else { "frames" };
-    let mut report = VerifyReport {
-        ok: true,
-        level,
-        variants: Vec::new(),
-        frames: 0,
-        bytes: 0,
-        differing: Vec::new(),
-        peak_memory_bytes: None,
-        elapsed_seconds: 0.0,
-    };
-    let mut check = |stored: Stored| {
-        check_variant(&opened, &stored, base.as_ref(), resources, observer, &mut report)?;
-        report.variants.push(stored.head.name);
-        Ok(())
-    };
-    match name {
-        Some(_) => check(opened.load(name)?)?,
-        // Base vectors too.
-        None => opened.index.entries.iter().try_for_each(|e| check(opened.load_entry(e)?))?,
+    if let VerifyLevel::Subset(subset) = &options.level {
+        subset.validate()?;
     }
-    report.ok = report.differing.is_empty();
+    let opened = Archive::open(archive)?;
+    let base = match &options.level {
+        VerifyLevel::Decode(path) => Some(Base::open(path, &options.resources.map)?),
+        _ => None,
+    };
+    let entries = match options.name.as_deref() {
+        // Base vectors too.
+        None => opened.index.entries.clone(),
+        name => vec![opened.entry(name)?.clone()],
+    };
+    let report = empty(&options.level, opened.tail_len()?);
+    let seen = HashSet::new();
+    let picker = None;
+    let mut run =
+        Run { archive: &opened, base: base.as_ref(), options, observer, report, seen, picker };
+    run.choose(&entries);
+    let mut whole = Vec::new();
+    for entry in &entries {
+        if run.variant(entry)? {
+            whole.push(entry.id);
+        }
+    }
+    if options.name.is_none() {
+        run.file(&whole)?;
+    }
+    let mut report = run.report;
+    report.ok = report.n_faults == 0 && report.differing.is_empty() && report.lost.is_empty();
     report.peak_memory_bytes = peak_memory();
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     Ok(report)
 }
 
-fn check_variant(
-    archive: &Archive,
-    stored: &Stored,
-    base: Option<&Base>,
-    resources: &Resources,
-    observer: &dyn Observer,
-    report: &mut VerifyReport,
-) -> Result<()> {
-    let all: Vec<_> = (0..stored.tensors.len()).collect();
-    let wanted = sources(stored, &all);
-    if let Some(base) = base {
-        base.check(stored, &wanted)?;
-    }
-    let shift = load_shift(archive, stored)?;
-    let (shift, spares) = (shift.as_ref(), Spares::default());
-    let stage = DecodeStage { archive, stored, base, shift, wanted: &wanted, spares };
-    let width = stage.needs().width(resources.max_memory, resources.threads)?;
-    let mut reader = FrameReader::new(&stage);
-    let mut check = HashCheck::new(&stage);
-    let (mut done, total) = (0, stage.total_bytes());
-    run_ordered(
-        width,
-        || reader.next(),
-        DecodeState::new,
-        |state, job| {
-            if base.is_some() { stage.work(state, job) } else { stage.expand(state, job) }
+fn empty(level: &VerifyLevel, tail_bytes: u64) -> VerifyReport {
+    VerifyReport {
+        ok: true,
+        level: match level {
+            VerifyLevel::Structure => "structure",
+            VerifyLevel::Subset(_) => "subset",
+            VerifyLevel::Frames => "frames",
+            VerifyLevel::Decode(_) => "decode",
         },
-        |tile| {
-            if observer.is_cancelled() {
+        subset: None,
+        variants: Vec::new(),
+        headers: 0,
+        frames: 0,
+        bytes: 0,
+        tail_bytes,
+        n_faults: 0,
+        faults: Vec::new(),
+        differing: Vec::new(),
+        lost: Vec::new(),
+        peak_memory_bytes: None,
+        elapsed_seconds: 0.0,
+    }
+}
+
+/// One verify.
+struct Run<'a> {
+    archive: &'a Archive,
+    base: Option<&'a Base>,
+    options: &'a VerifyOptions,
+    observer: &'a dyn Observer,
+    report: VerifyReport,
+    /// Offsets of faults: a place is reported once, by who knows most of it.
+    seen: HashSet<u64>,
+    /// Which frames are read, if not all.
+    picker: Option<Picker>,
+}
+
+/// Whose frame is damaged.
+enum Whose<'a> {
+    Nobody,
+    Variant(&'a str),
+    Tensor(&'a Stored, usize, u64),
+    SideFile(&'a Stored, usize, u64),
+}
+
+impl Run<'_> {
+    fn fault(&mut self, whose: Whose<'_>, offset: u64, error: &Error) {
+        if !self.seen.insert(offset) {
+            return;
+        }
+        self.report.n_faults += 1;
+        if self.report.faults.len() >= VerifyReport::MAX_LISTED {
+            return;
+        }
+        let (what, kind) = (error.to_string(), error.kind());
+        let mut fault =
+            Fault { variant: None, tensor: None, side_file: None, part: None, offset, what, kind };
+        match whose {
+            Whose::Nobody => {}
+            Whose::Variant(name) => fault.variant = Some(name.to_owned()),
+            Whose::Tensor(stored, i, part) => {
+                fault.variant = Some(stored.head.name.clone());
+                fault.tensor = Some(stored.tensors[i].name.clone());
+                fault.part = Some(part);
+            }
+            Whose::SideFile(stored, i, part) => {
+                fault.variant = Some(stored.head.name.clone());
+                fault.side_file = Some(stored.head.side_files[i].name.clone());
+                fault.part = Some(part);
+            }
+        }
+        self.report.faults.push(fault);
+    }
+
+    /// Makes the picker, if not all frames are read: it has to know how many there are.
+    fn choose(&mut self, entries: &[IndexEntry]) {
+        let VerifyLevel::Subset(subset) = self.options.level else { return };
+        let whole = entries.iter().filter_map(|e| self.archive.examine(e).ok());
+        let picker = Picker::new(subset, whole.map(|stored| frames_of(&stored)).sum());
+        self.report.subset = Some(picker.report());
+        self.picker = Some(picker);
+    }
+
+    /// Checks one variant or base vector; says whether its records are whole.
+    fn variant(&mut self, entry: &IndexEntry) -> Result<bool> {
+        self.report.variants.push(entry.name.clone());
+        let stored = match self.archive.examine(entry) {
+            Ok(stored) => stored,
+            Err(records) => {
+                for bad in records {
+                    self.fault(Whose::Variant(&entry.name), bad.offset, &bad.error);
+                }
+                return Ok(false);
+            }
+        };
+        self.lost(&stored);
+        if matches!(self.options.level, VerifyLevel::Structure | VerifyLevel::Subset(_)) {
+            self.headers(&stored)?;
+        }
+        if self.options.level != VerifyLevel::Structure {
+            self.tiles(entry, &stored)?;
+            self.side_files(&stored)?;
+        }
+        Ok(true)
+    }
+
+    /// Lists what a recover could not save of a variant.
+    fn lost(&mut self, stored: &Stored) {
+        // What cannot be read is a fault that is found elsewhere.
+        let lost = self.archive.lost(stored).unwrap_or_default();
+        let variant = &stored.head.name;
+        for i in lost.tensors {
+            let (variant, tensor) = (variant.clone(), Some(stored.tensors[i].name.clone()));
+            self.report.lost.push(Lost { variant, tensor, side_file: None });
+        }
+        for i in lost.side_files {
+            let (variant, file) = (variant.clone(), Some(stored.head.side_files[i].name.clone()));
+            self.report.lost.push(Lost { variant, tensor: None, side_file: file });
+        }
+    }
+
+    /// Holds the header of each of a variant's frames to its place.
+    fn headers(&mut self, stored: &Stored) -> Result<()> {
+        for (i, seal) in stored.seal.tensors.iter().enumerate() {
+            let run = (Kind::Tile, i, seal.offset, &seal.frame_lens[..]);
+            self.headers_of(stored, run, |part| Whose::Tensor(stored, i, part))?;
+        }
+        for (i, seal) in stored.seal.blobs.iter().enumerate() {
+            let run = (Kind::Blob, i, seal.offset, &seal.frame_lens[..]);
+            self.headers_of(stored, run, |part| Whose::SideFile(stored, i, part))?;
+        }
+        Ok(())
+    }
+
+    /// The headers of frames that stand one after the other: kind, item, where, and their lengths.
+    fn headers_of<'s>(
+        &mut self,
+        stored: &Stored,
+        (kind, item, mut at, lens): (Kind, usize, u64, &[u32]),
+        whose: impl Fn(u64) -> Whose<'s>,
+    ) -> Result<()> {
+        for (part, len) in (0..).zip(lens) {
+            if self.observer.is_cancelled() {
                 return Err(Error::interrupted());
             }
-            report.frames += 1;
-            report.bytes += tile.stored_len();
-            let t = &stored.tensors[tile.tensor];
-            if base.is_some() && check.add(&tile)? == Some(false) {
-                let (variant, tensor) = (stored.head.name.clone(), t.name.clone());
-                report.differing.push(Differing { variant, tensor });
+            let (variant, item) = (stored.id, item as u32);
+            let wanted = Label { kind, codec: 0, variant, item, part };
+            match self.archive.check_header(at, *len, wanted) {
+                Ok(()) => self.report.headers += 1,
+                Err(e) => self.fault(whose(u64::from(part)), at, &e),
             }
-            done += (tile.tile.n_elements() * t.dtype.lane_bytes()) as u64;
-            observer.progress(done, total);
-            check.done(tile);
-            Ok(())
-        },
-    )?;
-    for item in 0..stored.head.side_files.len() {
-        let mut pieces = BlobPieces::new(archive, stored, item)?;
-        for piece in &mut pieces {
-            piece?;
-            report.frames += 1;
+            at += u64::from(*len);
         }
-        pieces.check()?;
-        report.bytes +=
-            stored.seal.blobs[item].frame_lens.iter().map(|n| u64::from(*n)).sum::<u64>();
+        Ok(())
     }
-    Ok(())
+
+    /// Reads a variant's tiles and expands or decodes them.
+    fn tiles(&mut self, entry: &IndexEntry, stored: &Stored) -> Result<()> {
+        let all: Vec<_> = (0..stored.tensors.len()).collect();
+        let wanted = sources(stored, &all);
+        let shift = match load_shift(self.archive, stored) {
+            Err(e) if e.is_damage() => {
+                self.fault(Whose::Variant(&entry.name), entry.head_offset, &e);
+                None
+            }
+            shift => Some(shift?),
+        };
+        // Without its vector nothing can be said of what a variant decodes to.
+        let base = self.base.filter(|_| shift.is_some());
+        if let Some(base) = base {
+            base.check(stored, &wanted)?;
+        }
+        let shift = shift.flatten();
+        let (archive, shift, spares) = (self.archive, shift.as_ref(), Spares::default());
+        self.read(&DecodeStage { archive, stored, base, shift, wanted: &wanted, spares })
+    }
+
+    fn read(&mut self, stage: &DecodeStage<'_>) -> Result<()> {
+        let resources = &self.options.resources;
+        let width = stage.needs().width(resources.max_memory, resources.threads)?;
+        let mut picker = self.picker.take();
+        let mut reader = FrameReader::new(stage).picked(picker.as_mut());
+        let mut check = HashCheck::new(stage);
+        let (mut done, total, mut broken) = (0, stage.total_bytes(), None);
+        run_ordered(
+            width,
+            || reader.next(),
+            DecodeState::new,
+            |state, job| stage.examine(state, job, stage.base.is_some()),
+            |examined| {
+                if self.observer.is_cancelled() {
+                    return Err(Error::interrupted());
+                }
+                match examined {
+                    Examined::Whole(tile) => {
+                        done += self.whole(stage, &mut check, tile, broken)?;
+                        self.observer.progress(done, total);
+                    }
+                    Examined::Damaged(bad) => {
+                        // What is left of the tensor cannot be held to its hash.
+                        broken = Some(bad.tensor);
+                        check.forget();
+                        let whose = Whose::Tensor(stage.stored, bad.tensor, bad.part);
+                        if !bad.is_lost() {
+                            self.fault(whose, bad.offset, &bad.error);
+                        }
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        drop(reader);
+        self.picker = picker;
+        Ok(())
+    }
+
+    /// Counts a tile, and holds its tensor to its hash unless that is broken or nothing is decoded.
+    /// Returns the bytes that it restores to.
+    fn whole(
+        &mut self,
+        stage: &DecodeStage<'_>,
+        check: &mut HashCheck<'_>,
+        tile: Decoded,
+        broken: Option<usize>,
+    ) -> Result<u64> {
+        self.report.frames += 1;
+        self.report.bytes += tile.stored_len();
+        let t = &stage.stored.tensors[tile.tensor];
+        let is_hashed = stage.base.is_some() && broken != Some(tile.tensor);
+        if is_hashed && check.add(&tile)? == Some(false) {
+            let (variant, tensor) = (stage.stored.head.name.clone(), t.name.clone());
+            self.report.differing.push(Differing { variant, tensor });
+        }
+        let n_bytes = (tile.tile.n_elements() * t.dtype.lane_bytes()) as u64;
+        check.done(tile);
+        Ok(n_bytes)
+    }
+
+    /// Reads the pieces of a variant's side files.
+    fn side_files(&mut self, stored: &Stored) -> Result<()> {
+        for item in 0..stored.head.side_files.len() {
+            let lens = &stored.seal.blobs[item].frame_lens;
+            let mut pieces = BlobPieces::new(self.archive, stored, item)?;
+            let mut n_whole = 0;
+            for (part, len) in (0..).zip(lens) {
+                if self.picker.as_mut().is_some_and(|picker| !picker.pick()) {
+                    pieces.step();
+                    continue;
+                }
+                match pieces.next_piece() {
+                    Some((offset, Err(e))) if e.is_damage() => {
+                        let is_lost = self.archive.has_placeholder(offset, &[*len]);
+                        if !is_lost.unwrap_or(false) {
+                            self.fault(Whose::SideFile(stored, item, part), offset, &e);
+                        }
+                    }
+                    Some((_, piece)) => {
+                        piece?;
+                        n_whole += 1;
+                        self.report.frames += 1;
+                        self.report.bytes += u64::from(*len);
+                    }
+                    None => {}
+                }
+            }
+            if n_whole == lens.len()
+                && let Err(e) = pieces.check()
+            {
+                let offset = stored.seal.blobs[item].offset;
+                self.fault(Whose::SideFile(stored, item, 0), offset, &e);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes through the file for what no variant accounts for; `whole` are the ids of those whose records
+    /// are whole.
+    fn file(&mut self, whole: &[u32]) -> Result<()> {
+        let archive = self.archive;
+        let bodies = matches!(self.options.level, VerifyLevel::Frames | VerifyLevel::Decode(_));
+        let headers = archive.examine_file(whole, bodies, &mut |stray: Stray| {
+            if self.observer.is_cancelled() {
+                return Err(Error::interrupted());
+            }
+            let mut entries = archive.index.entries.iter();
+            let entry = stray.variant.and_then(|id| entries.find(|e| e.id == id));
+            let whose = entry.map_or(Whose::Nobody, |e| Whose::Variant(&e.name));
+            self.fault(whose, stray.offset, &stray.error);
+            Ok(())
+        })?;
+        self.report.headers = headers;
+        Ok(())
+    }
+}
+
+/// Tiles and pieces of a variant.
+fn frames_of(stored: &Stored) -> u64 {
+    let tiles = stored.seal.tensors.iter().map(|t| t.frame_lens.len());
+    let pieces = stored.seal.blobs.iter().map(|b| b.frame_lens.len());
+    tiles.chain(pieces).map(|n| n as u64).sum()
 }

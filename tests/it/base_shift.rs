@@ -10,7 +10,7 @@ use delta_stream::{
 };
 
 use crate::forge::{TILE, frames};
-use crate::made::{Files, Outcome, Place, Rng, kind_of, one_shard, read, tensors, twins};
+use crate::made::{Files, Outcome, Place, Rng, kind_of, one_shard, read, tensors, twins, verify};
 
 /// Lossy matrices, one of several tiles, a stack, and a norm.
 fn place(seed: u64) -> Outcome<Place> {
@@ -36,9 +36,7 @@ fn compress(
 }
 
 fn verified(place: &Place) -> Outcome {
-    let resources = delta_stream::Resources::default();
-    let (archive, base) = (&place.archive, Some(&*place.base));
-    let report = delta_stream::verify(archive, base, None, &resources, &Silent)?;
+    let report = verify(&place.archive, Some(&place.base))?;
     assert!(report.ok, "{:?}", report.differing);
     Ok(())
 }

@@ -13,7 +13,7 @@ use delta_stream::{
 
 use crate::made::{
     Files, Outcome, Place, Rng, Tensor, encode, every_method, one_shard, read, tensor, tensors,
-    twins, write,
+    twins, verify, write,
 };
 
 const NAME: &str = "layers.0.a.weight";
@@ -397,7 +397,7 @@ fn shifts_restore_in_every_dtype_beside_tiles_that_are_no_numbers() -> Outcome {
         }
         assert!(found[0] == found[1], "{what}");
         let (archive, base) = (&place.archive, Some(&*place.base));
-        let report = delta_stream::verify(archive, base, None, &resources(), &Silent)?;
+        let report = verify(archive, base)?;
         assert!(report.ok, "{what}: {:?}", report.differing);
         let one = RestoreOptions::default().with_name(Some("shared".into()));
         let one = tensors(&place.restore(&one.with_tensors(vec!["layers.2*".into()]))?)?;

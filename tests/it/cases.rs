@@ -11,7 +11,7 @@ use delta_stream::{
     Silent,
 };
 
-use crate::made::{Outcome, Place, Rng, one_shard, shard, twins};
+use crate::made::{Outcome, Place, Rng, one_shard, shard, twins, verify};
 
 /// What is below a directory: files by path, and directories, whose paths end in a slash and which have
 /// no bytes.
@@ -71,7 +71,7 @@ pub(crate) fn committed(dir: &Path, tree: &Tree) -> Outcome<Tree> {
     let mut tree = named(tree);
     if let Some(bytes) = tree.get_mut(ARCHIVE) {
         let archive = dir.join(ARCHIVE);
-        delta_stream::verify(&archive, None, None, &Resources::default(), &Silent)?;
+        verify(&archive, None)?;
         let len = delta_stream::inspect(&archive, None, false)?.archive_bytes;
         bytes.truncate(len as usize);
     }

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use delta_stream::{
     Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, ErrorKind,
-    GroupIndex, MatrixRate, Method, RatePlan, Resources, RestoreOptions, SignScale, Silent,
-    TraceOf, TraceReference, UltraDelta,
+    GroupIndex, MatrixRate, Method, RatePlan, RestoreOptions, SignScale, Silent, TraceOf,
+    TraceReference, UltraDelta,
 };
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
-use crate::made::{Files, Outcome, Place, Rng, Tensor, kind_of, one_shard, tensor};
+use crate::made::{Files, Outcome, Place, Rng, Tensor, kind_of, one_shard, tensor, verify};
 
 fn data(dir: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(dir)
@@ -137,8 +137,7 @@ fn check_pair(
     }
     let found = hash(&restored);
     assert_eq!(found, wanted, "{name} restores to {found:#x}");
-    let resources = Resources::default();
-    let report = delta_stream::verify(&archive, Some(&base_file), None, &resources, &Silent)?;
+    let report = verify(&archive, Some(&base_file))?;
     assert!(report.ok, "{name}: {:?}", report.differing);
     Ok(())
 }
@@ -319,8 +318,7 @@ fn broken_archives_keep_their_errors() -> Outcome {
         fs::copy(&path, &place.archive)?;
         // Whatever else can be said of it must be said without a panic.
         for base in [None, Some(&*place.base)] {
-            let checked =
-                delta_stream::verify(&place.archive, base, None, &Resources::default(), &Silent);
+            let checked = verify(&place.archive, base);
             assert!(base.is_none() || !checked.is_ok_and(|r| r.ok), "{name} is called whole");
         }
         let _ = delta_stream::inspect(&place.archive, None, true);

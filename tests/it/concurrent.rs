@@ -8,7 +8,7 @@ use delta_stream::{
     BitDelta, CompressOptions, Dare, Method, Resources, RestoreOptions, Result, Silent,
 };
 
-use crate::made::{Outcome, Place, Rng, alone, one_shard, read, twins};
+use crate::made::{Outcome, Place, Rng, alone, one_shard, read, twins, verify};
 
 /// Generations that the writer makes.
 const ROUNDS: usize = 200;
@@ -80,9 +80,7 @@ fn look(place: &Place, wanted: &crate::made::Files, reader: usize, done: &Atomic
         assert!(found.generation >= generation, "the archive went back");
         generation = found.generation;
         assert_eq!(found.variants[0].name, "first");
-        let report =
-            delta_stream::verify(&place.archive, Some(&place.base), None, &resources, &Silent);
-        assert!(report.unwrap().ok);
+        assert!(verify(&place.archive, Some(&place.base)).unwrap().ok);
         let output = place.path(&format!("out{reader}"));
         let options = RestoreOptions::default()
             .with_name(Some("first".into()))
@@ -127,7 +125,7 @@ fn one_new_archive_has_one_writer() -> Outcome {
         }
         assert!(finished > 0, "nobody finished");
         let archive = place.path("a.delta.zst");
-        delta_stream::verify(&archive, None, None, &Resources::default(), &Silent)?;
+        verify(&archive, None)?;
         fs::remove_file(archive)?;
     }
     assert!(refused > 0, "no run met another");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use delta_stream::{CompressOptions, DeltaDct, ErrorKind, Method, PairShape, Resources, Silent};
 
-use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, twins};
+use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, twins, verify};
 
 /// Kills of `append`, and of `compress`.
 const KILLS: (usize, usize) = (50, 10);
@@ -27,7 +27,7 @@ fn append(place: &Place, name: &str) -> delta_stream::Result<()> {
 /// Names of the variants; every frame is checked too.
 fn whole(archive: &Path) -> delta_stream::Result<Vec<String>> {
     let names = delta_stream::inspect(archive, None, false)?.variants;
-    delta_stream::verify(archive, None, None, &Resources::default(), &Silent)?;
+    verify(archive, None)?;
     Ok(names.into_iter().map(|v| v.name).collect())
 }
 

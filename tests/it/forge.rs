@@ -9,6 +9,7 @@ const FOOTER: usize = 64;
 pub(crate) const TILE: u8 = 1;
 pub(crate) const HEAD: u8 = 2;
 pub(crate) const SEAL: u8 = 3;
+pub(crate) const BLOB: u8 = 4;
 pub(crate) const INDEX: u8 = 5;
 
 /// A stored frame: where it stands, and its kind; 0 for a footer.

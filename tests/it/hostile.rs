@@ -11,7 +11,7 @@ use delta_stream::{
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
 use crate::made::{
-    Files, Outcome, Place, Rng, alone, kind_of, one_shard, read, shard, twins, write,
+    Files, Outcome, Place, Rng, alone, kind_of, one_shard, read, shard, twins, verify, write,
 };
 
 /// Mutated checkpoints, and mutated archives of all four kinds together, unless [`ASKED`] says how many.
@@ -19,7 +19,7 @@ const N: usize = 2000;
 /// Variable for a longer run than every change can wait for.
 const ASKED: &str = "DELTA_STREAM_TEST_MUTATIONS";
 /// Calls that each mutated archive goes through.
-const CALLS: usize = 7;
+const CALLS: usize = 8;
 /// More memory than this beyond the start was asked for by the damage.
 const MEMORY: u64 = 300 << 20;
 
@@ -127,7 +127,7 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
     };
     hold(delta_stream::inspect(&place.archive, None, true).map(drop).map_err(Into::into));
     for base in [None, Some(&*place.base)] {
-        let verified = delta_stream::verify(&place.archive, base, None, &resources(), &Silent);
+        let verified = verify(&place.archive, base);
         hold(verified.map(drop).map_err(Into::into));
     }
     let mut found = Vec::new();
@@ -153,6 +153,21 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
         assert!(restore(place, name)? == *files, "{name} restores to other bytes from the copy");
     }
     hold(compacted.map(drop).map_err(Into::into));
+    // What a recover saves restores to what was stored, or is refused where a forger made it.
+    fs::write(&place.archive, bytes)?;
+    let saved = place.path("saved");
+    let recovered = delta_stream::recover(&place.archive, &saved, false, &Silent);
+    if let Ok(report) = &recovered {
+        fs::rename(&saved, &place.archive)?;
+        for (name, wanted) in ["a", "b"].into_iter().zip(wanted).filter(|_| honest) {
+            let files = restore(place, name).unwrap_or_default();
+            assert!(files.is_empty() || files == *wanted, "{name} was saved wrong");
+            let saved = report.variants.iter().find(|v| v.name == name && v.state == "partial");
+            assert!(saved.is_none() || files.is_empty(), "{name} is not whole");
+        }
+    }
+    assert!(!saved.exists(), "a recover that failed wrote");
+    hold(recovered.map(drop).map_err(Into::into));
     Ok(ok)
 }
 

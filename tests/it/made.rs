@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use delta_stream::{
-    Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method,
-    RestoreOptions, Silent, UltraDelta,
+    Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, Resources,
+    RestoreOptions, Silent, UltraDelta, VerifyLevel, VerifyOptions, VerifyReport,
 };
 use safetensors::SafeTensors;
 
@@ -211,6 +211,15 @@ impl Place {
         delta_stream::restore(&self.archive, base, &to, options, &Silent)?;
         read(&to)
     }
+}
+
+/// Checks every frame of an archive, or with a base every tensor; the first fault is an error.
+pub(crate) fn verify(archive: &Path, base: Option<&Path>) -> delta_stream::Result<VerifyReport> {
+    let level = base.map_or(VerifyLevel::Frames, |base| VerifyLevel::Decode(base.to_owned()));
+    let options = VerifyOptions::default()
+        .with_level(level)
+        .with_resources(Resources::default().with_threads(2));
+    delta_stream::verify(archive, &options, &Silent)?.sound()
 }
 
 /// The kind of a library error inside a test's error.

@@ -9,6 +9,10 @@
 // Made-up pairs in temporary directories, runs of the real binary, its JSON.
 mod support;
 
+// Every fault of an archive is named; what is whole of a damaged one is saved.
+mod recover;
+mod verify;
+
 // The command line: exit codes, what goes to which stream, what is refused.
 mod cli;
 

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use delta_stream::{
-    CompressOptions, CompressReport, DeltaDct, ErrorKind, Method, Policy, Resources, Rest,
-    RestoreOptions, Silent, VariantSummary,
+    CompressOptions, CompressReport, DeltaDct, ErrorKind, Method, Policy, Rest, RestoreOptions,
+    Silent, VariantSummary,
 };
 
 use crate::made::{
-    Outcome, Place, Rng, Tensor, Tensors, every_method, one_shard, tensor, tensors, twins,
+    Outcome, Place, Rng, Tensor, Tensors, every_method, one_shard, tensor, tensors, twins, verify,
 };
 
 const LINEAR: &str = "model.layers.0.mlp.up_proj.weight";
@@ -108,8 +108,7 @@ fn the_rest_is_the_base_and_the_lossy_tensors_are_as_ever() -> Outcome {
             assert!(t.name == "tied.weight" || t.stored_as != "alias", "{t:?}");
         }
         for base in [None, Some(&*place.base)] {
-            let resources = Resources::default();
-            let report = delta_stream::verify(&place.archive, base, None, &resources, &Silent)?;
+            let report = verify(&place.archive, base)?;
             assert!(report.ok, "{:?}", report.differing);
         }
     }

@@ -6,7 +6,7 @@ use std::fs;
 use delta_stream::{BitDelta, CompressOptions, Method, Resources, RestoreOptions, Silent};
 
 use crate::forge::{INDEX, frames, u32_at};
-use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, read, shard, twins};
+use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, read, shard, twins, verify};
 
 /// What a byte is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,8 +30,7 @@ impl Part {
 
 /// The variants that a plain `verify` finds and calls whole; none if it finds anything wrong.
 fn verified(place: &Place) -> Vec<String> {
-    let resources = Resources::default().with_threads(1);
-    match delta_stream::verify(&place.archive, None, None, &resources, &Silent) {
+    match verify(&place.archive, None) {
         Ok(report) if report.ok => report.variants,
         _ => Vec::new(),
     }

@@ -13,12 +13,11 @@ use delta_stream::{
     RestoreOptions, Silent,
 };
 
-use crate::forge::{HEAD, SEAL, TILE, frames, u32_at};
-use crate::made::{Files, Outcome, Place, Rng, alone, kind_of, one_shard, tensor, twins};
+use crate::forge::{BLOB, HEAD, SEAL, TILE, frames, u32_at};
+use crate::made::{Files, Outcome, Place, Rng, alone, kind_of, one_shard, tensor, twins, verify};
 
 /// Kills of `compact`.
 const KILLS: usize = 20;
-const BLOB: u8 = 4;
 
 fn options(name: &str, method: Method) -> CompressOptions {
     CompressOptions::new(method)
@@ -75,7 +74,7 @@ fn restore(place: &Place, name: &str) -> Outcome<Files> {
 fn whole(archive: &Path) -> Outcome<Vec<String>> {
     let found = delta_stream::inspect(archive, None, false)?;
     assert_eq!(found.archive_bytes, fs::metadata(archive)?.len());
-    delta_stream::verify(archive, None, None, &Resources::default(), &Silent)?;
+    verify(archive, None)?;
     zstd::stream::copy_decode(File::open(archive)?, std::io::sink())?;
     Ok(found.variants.into_iter().map(|v| v.name).collect())
 }
@@ -135,9 +134,7 @@ fn left_restores() -> Outcome {
         for (name, files) in left.iter().zip(&wanted) {
             assert!(restore(&place, name)? == *files, "{name} restores to other bytes");
         }
-        let resources = Resources::default();
-        let base = Some(&*place.base);
-        assert!(delta_stream::verify(&place.archive, base, None, &resources, &Silent)?.ok);
+        assert!(verify(&place.archive, Some(&place.base))?.ok);
 
         // Nothing more is saved, and an append goes on with an id that none had.
         assert!(!delta_stream::compact(&place.archive, &Silent)?.rewritten);

@@ -81,6 +81,14 @@ impl ArchiveWriter {
         Ok(writer)
     }
 
+    /// As [`Self::create`], with numbers that go on from those of an archive that is lost.
+    pub(super) fn rebuild(path: &Path, force: bool, next_id: u32, generation: u32) -> Result<Self> {
+        let mut writer = Self::create(path, force, false)?;
+        writer.index.next_id = next_id;
+        writer.generation = generation;
+        Ok(writer)
+    }
+
     /// Starts an archive that counts its bytes and is never written.
     pub(crate) fn dry() -> Result<Self> {
         let path = Path::new("an archive that is not written");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use delta_stream::{ErrorKind, Resources, RestoreOptions, Silent};
+use delta_stream::{ErrorKind, Resources, RestoreOptions, Silent, VerifyLevel, VerifyOptions};
 
 use super::input::Input;
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
@@ -96,7 +96,9 @@ fn probe(place: &Place, calls: u8) -> Outcome<Option<Files>> {
     let beside = || Outcome::Ok(fs::read_dir(place.path(""))?.count());
     let (before, base) = (beside()?, place.path(BASE_NAME));
     let verify = |base: Option<&Path>| {
-        delta_stream::verify(&place.archive, base, None, &resources(), &Silent)
+        let level = base.map_or(VerifyLevel::Frames, |base| VerifyLevel::Decode(base.to_owned()));
+        let options = VerifyOptions::default().with_level(level).with_resources(resources());
+        delta_stream::verify(&place.archive, &options, &Silent)?.sound()
     };
     let mut is_whole = false;
     match calls {
