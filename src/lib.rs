@@ -62,9 +62,9 @@ pub use method::{
     TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
-    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Resources, RestoreOptions, Silent, Subset,
-    VerifyLevel, VerifyOptions, append, compact, compare, compress, forecast, inspect, recover,
-    remove, restore, verify,
+    CompressOptions, DEFAULT_MAX_MEMORY, Observer, RecoverOptions, Resources, RestoreOptions,
+    Silent, Subset, VerifyLevel, VerifyOptions, append, compact, compare, compress, forecast,
+    inspect, recover, remove, restore, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,

@@ -10,6 +10,7 @@ mod lost;
 mod reader;
 mod record;
 mod recover;
+mod reseal;
 mod store;
 mod traces;
 mod upkeep;
@@ -29,6 +30,7 @@ pub(crate) use record::{
     BlobSeal, Head, Item, Origin, Seal, ShiftRecord, SideFile, StoredShard, TensorSeal,
 };
 pub(crate) use recover::{Rescued, recover};
+pub(crate) use reseal::{Rehash, Rehashed, TensorHashes};
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
 pub(crate) use writer::{ArchiveWriter, KeptTensor, Sums};

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, Footer, PREAMBLE};
+use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
 use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::FrameStore;
@@ -72,6 +72,14 @@ impl Archive {
             return Err(Error::corrupt("index: two variants have one name"));
         }
         Ok(archive)
+    }
+
+    /// An archive that is being written, without a footer yet.
+    pub(super) fn unfinished(frames: FrameStore, path: &Path, index: Index) -> Self {
+        let (version, generation, offset) = (FORMAT_VERSION, 0, u64::MAX);
+        let (index_offset, index_len, previous) = (u64::MAX, 0, 0);
+        let footer = Footer { version, generation, offset, index_offset, index_len, previous };
+        Self { frames, path: path.to_owned(), footer, index }
     }
 
     /// Its frames, up to the last whole generation.

@@ -2,7 +2,7 @@
 //!
 //! Frames keep their bytes; in the place of each that is damaged stands one without content that says so
 //! ([`lost`](crate::archive::lost)), and the seal says where they stand now. A variant whose head or seal
-//! is damaged is lost: its tensors are known by nothing else.
+//! is damaged is lost, unless the seal can be made anew ([`reseal`](crate::archive::reseal)).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -13,13 +13,14 @@ use crate::archive::index::IndexEntry;
 use crate::archive::lock::is_at;
 use crate::archive::lost::{placeholder, stands_for_lost};
 use crate::archive::reader::{MAX_STORED_LEN, Stored, join};
-use crate::archive::record::{Head, Origin};
+use crate::archive::record::{Head, Origin, Seal};
+use crate::archive::reseal::{Places, Rehash, blank, places};
 use crate::archive::store::FrameStore;
 use crate::archive::traces::{Candidate, Held, Traces};
 use crate::archive::writer::{ArchiveWriter, Place};
 use crate::checkpoint::parse_header;
 use crate::codec::{CodecId, LOST};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{self, Kind, Label};
 
 /// What came of a damaged archive.
@@ -42,6 +43,8 @@ pub(crate) struct Rescued {
     pub(crate) is_vector: bool,
     /// Whether an index lists it; otherwise it was found by its frames alone.
     pub(crate) is_listed: bool,
+    /// Whether its seal was lost and is made anew.
+    pub(crate) is_sealed_anew: bool,
     /// Why nothing of it is in the new archive, if so.
     pub(crate) why_lost: Option<String>,
     /// Names of its tensors and side files, as far as known, and whether each is saved.
@@ -49,8 +52,8 @@ pub(crate) struct Rescued {
     pub(crate) side_files: Vec<(String, bool)>,
 }
 
-/// Writes what is whole of the archive at `path` as a new one at `output`. `progress` hears of bytes
-/// copied and of all there are, and may end the run.
+/// Writes what is whole of the archive at `path` as a new one at `output`. With `rehash` lost seals are made
+/// anew. `progress` hears of bytes copied and of all there are, and may end the run.
 ///
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote it; `InvalidArgument` if
@@ -59,6 +62,7 @@ pub(crate) fn recover(
     path: &Path,
     output: &Path,
     force: bool,
+    rehash: Option<&mut Rehash<'_>>,
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rescue> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
@@ -73,7 +77,8 @@ pub(crate) fn recover(
     let mut progress = |done: u64| progress(done.min(bytes_before), bytes_before);
     let (done, frame) = (0, Vec::new());
     let missing = HashMap::new();
-    let mut copy = Copy { frames: &frames, writer, progress: &mut progress, done, frame, missing };
+    let (frames, progress) = (&frames, &mut progress);
+    let mut copy = Copy { frames, writer, rehash, progress, done, frame, missing };
     let variants = copy.all(&candidates)?;
     if variants.iter().all(|v| v.is_vector || v.why_lost.is_some()) {
         let held =
@@ -87,6 +92,7 @@ pub(crate) fn recover(
 /// What of a variant is in the new archive.
 struct Saved {
     stored: Stored,
+    is_sealed_anew: bool,
     /// Tensors and side files of which a frame is lost.
     lost_tensors: HashSet<usize>,
     lost_files: HashSet<usize>,
@@ -110,9 +116,11 @@ impl Saved {
 }
 
 /// Copies variants from a damaged file.
-struct Copy<'a> {
+struct Copy<'a, 'r> {
     frames: &'a FrameStore,
     writer: ArchiveWriter,
+    /// Makes lost seals anew.
+    rehash: Option<&'a mut Rehash<'r>>,
     /// Hears of bytes copied.
     progress: &'a mut dyn FnMut(u64) -> Result<()>,
     done: u64,
@@ -121,13 +129,13 @@ struct Copy<'a> {
     missing: HashMap<u32, Missing>,
 }
 
-impl Copy<'_> {
+impl Copy<'_, '_> {
     /// Copies every variant of which something is whole, and the base vectors that they need.
     fn all(&mut self, candidates: &[Candidate]) -> Result<Vec<Rescued>> {
         // The base vector that each needs, if its records are whole.
         let needs: Vec<_> = candidates
             .iter()
-            .map(|c| Ok(self.load(c)?.head.shift.and_then(|shift| shift.vector)))
+            .map(|c| Ok(self.load(c)?.0.head.shift.and_then(|shift| shift.vector)))
             .collect::<Vec<Result<Option<u32>>>>();
         let of_variants = candidates.iter().zip(&needs).filter(|(c, _)| !c.entry.is_vector());
         let needed: HashSet<u32> =
@@ -157,34 +165,51 @@ impl Copy<'_> {
                 Some(saved) => saved.claims(&self.missing),
                 None => names(self.frames, candidate),
             };
-            if let Some(saved) = saved.filter(|_| entry.is_vector()) {
+            if let Some(saved) = saved.as_ref().filter(|_| entry.is_vector()) {
                 self.missing.insert(entry.id, saved.missing());
             }
-            let (name, is_vector, is_listed) =
-                (entry.name.clone(), entry.is_vector(), candidate.is_listed);
-            rescued.push(Rescued { name, is_vector, is_listed, why_lost, tensors, side_files });
+            rescued.push(Rescued {
+                name: entry.name.clone(),
+                is_vector: entry.is_vector(),
+                is_listed: candidate.is_listed,
+                is_sealed_anew: saved.is_some_and(|saved| saved.is_sealed_anew),
+                why_lost,
+                tensors,
+                side_files,
+            });
         }
         Ok(rescued)
     }
 
-    fn load(&self, candidate: &Candidate) -> Result<Stored> {
-        let (head, seal) = (candidate.head(self.frames), candidate.seal(self.frames));
+    /// A variant, and where its frames stand if its seal is lost and made anew.
+    fn load(&self, candidate: &Candidate) -> Result<(Stored, Option<Places>)> {
+        let entry = &candidate.entry;
         // The head is what people miss first.
-        let head = head?;
-        join(&candidate.entry, head, seal?, u64::MAX)
+        let head = candidate.head(self.frames)?;
+        match candidate.seal(self.frames) {
+            // What a newer tool says in a seal cannot be made anew.
+            Err(e) if self.rehash.is_some() && e.kind() != ErrorKind::Incompatible => {
+                let seal = blank(&head, self.frames.file_len()?)?;
+                let stored = Stored::new(entry.id, head, seal, entry.head_len)?;
+                Ok((stored, Some(places(self.frames, entry)?)))
+            }
+            seal => Ok((join(entry, head, seal?, u64::MAX)?, None)),
+        }
     }
 
     /// Copies head, tiles and pieces, and writes a seal with their new places; `None` if no frame of a
     /// variant is whole.
     fn variant(&mut self, candidate: &Candidate) -> Result<Option<Saved>> {
         let entry = &candidate.entry;
-        let stored = self.load(candidate)?;
+        let (stored, found) = self.load(candidate)?;
         let mut seal = stored.seal.clone();
         let head = self.head(entry)?;
         let (mut lost_tensors, mut lost_files) = (HashSet::new(), HashSet::new());
         let mut shifted = HashSet::new();
         for (item, t) in seal.tensors.iter_mut().enumerate() {
-            let run = self.run((Kind::Tile, entry.id, item), t.offset, &mut t.frame_lens)?;
+            let of = (Kind::Tile, entry.id, item);
+            let at = stand(found.as_ref(), of, t.offset, &t.frame_lens);
+            let run = self.run(of, &at, &mut t.frame_lens)?;
             t.offset = run.offset;
             if run.is_lost {
                 lost_tensors.insert(item);
@@ -194,7 +219,9 @@ impl Copy<'_> {
             }
         }
         for (item, blob) in seal.blobs.iter_mut().enumerate() {
-            let run = self.run((Kind::Blob, entry.id, item), blob.offset, &mut blob.frame_lens)?;
+            let of = (Kind::Blob, entry.id, item);
+            let at = stand(found.as_ref(), of, blob.offset, &blob.frame_lens);
+            let run = self.run(of, &at, &mut blob.frame_lens)?;
             blob.offset = run.offset;
             if run.is_lost {
                 lost_files.insert(item);
@@ -208,8 +235,29 @@ impl Copy<'_> {
         if nothing && !entry.is_vector() {
             return Ok(None);
         }
+        let is_sealed_anew = found.is_some();
+        if is_sealed_anew {
+            let (tensors, files) = self.rehash(entry, &stored.head, &mut seal)?;
+            lost_tensors.extend(tensors);
+            lost_files.extend(files);
+        }
         self.writer.seal(entry.id, &entry.name, head, &seal)?;
-        Ok(Some(Saved { stored, lost_tensors, lost_files, shifted }))
+        Ok(Some(Saved { stored, is_sealed_anew, lost_tensors, lost_files, shifted }))
+    }
+
+    /// Works out the hashes of a seal from the frames that it says. Returns tensors and side files that
+    /// have none.
+    fn rehash(
+        &mut self,
+        entry: &IndexEntry,
+        head: &Head,
+        seal: &mut Seal,
+    ) -> Result<(Vec<usize>, Vec<usize>)> {
+        let archive = self.writer.so_far()?;
+        let stored = Stored::new(entry.id, head.clone(), seal.clone(), entry.head_len)?;
+        let rehash = self.rehash.as_mut();
+        let rehash = rehash.ok_or_else(|| Error::corrupt("its seal is lost"))?;
+        Ok(rehash(&archive, &stored)?.fill(seal))
     }
 
     /// Copies the head, which was read already.
@@ -218,20 +266,20 @@ impl Copy<'_> {
         Ok(Place { offset: self.writer.write(&self.frame)?, len: entry.head_len })
     }
 
-    /// Copies frames that stand one after the other, of this kind, variant and item. `lens` becomes what
-    /// they are long now.
+    /// Copies the frames of this kind, variant and item that stand at these places, one after the other.
+    /// `lens` becomes what they are long now.
     fn run(
         &mut self,
         (kind, variant, item): (Kind, u32, usize),
-        mut at: u64,
+        places: &[(u64, u32)],
         lens: &mut [u32],
     ) -> Result<Run> {
         let mut run = Run { offset: 0, is_lost: false, is_shifted: false };
-        for (part, len) in (0..).zip(lens) {
+        for (part, ((at, stored_len), len)) in (0..).zip(places.iter().zip(lens)) {
             let label = Label { kind, codec: 0, variant, item: item as u32, part };
-            let codec = self.whole(label, at, *len as usize);
-            at = at.saturating_add(u64::from(*len));
-            self.done += u64::from(*len);
+            let codec = self.whole(label, *at, *stored_len as usize);
+            self.done += u64::from(*stored_len);
+            *len = *stored_len;
             let offset = match codec {
                 Some(codec) => {
                     run.is_lost |= codec == LOST;
@@ -263,6 +311,25 @@ impl Copy<'_> {
         let is_known = wanted.kind == Kind::Tile || codec == 0 || stands_for_lost(&header);
         (is_known && header.label == Label { codec, ..wanted }).then_some(codec)
     }
+}
+
+/// Where the frames of this kind, variant and item stand: one after the other, or where they were found.
+/// One that was not found has no length.
+fn stand(
+    found: Option<&Places>,
+    (kind, _, item): (Kind, u32, usize),
+    mut at: u64,
+    lens: &[u32],
+) -> Vec<(u64, u32)> {
+    let place = |(part, len): (u32, &u32)| match found {
+        Some(found) => found.get(&(kind as u8, item as u32, part)).copied().unwrap_or((0, 0)),
+        None => {
+            let here = (at, *len);
+            at = at.saturating_add(u64::from(*len));
+            here
+        }
+    };
+    (0..).zip(lens).map(place).collect()
 }
 
 /// Frames that were copied.

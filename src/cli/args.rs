@@ -274,6 +274,10 @@ pub(crate) struct Recover {
     /// The archive to write
     #[arg(short, long, value_name = "NEW")]
     pub(crate) output: PathBuf,
+
+    /// The base it was made against: also save variants that lost their seal, by decoding them
+    #[arg(long, value_name = "BASE")]
+    pub(crate) base: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -375,10 +379,10 @@ mod tests {
         assert!(verb.archive.ends_with("a") && verb.name == "v");
         let Verb::Compact(verb) = parse("compact a").unwrap().verb else { panic!("not compact") };
         assert!(verb.archive.ends_with("a"));
-        let Verb::Recover(verb) = parse("recover a -o b").unwrap().verb else {
+        let Verb::Recover(verb) = parse("recover a -o b --base c").unwrap().verb else {
             panic!("not recover")
         };
-        assert!(verb.archive.ends_with("a") && verb.output.ends_with("b"));
+        assert!(verb.archive.ends_with("a") && verb.output.ends_with("b") && verb.base.is_some());
         let Verb::Compare(verb) = parse("compare x y --base b").unwrap().verb else {
             panic!("not compare")
         };

@@ -1,18 +1,22 @@
 //! `recover`.
 
-use delta_stream::{RecoverReport, RecoveredVariant, Result};
+use delta_stream::{RecoverOptions, RecoverReport, RecoveredVariant, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
-use crate::cli::resolve::Context;
+use crate::cli::resolve::{self, Context};
 
 /// Lost tensors and side files of a variant listed in the table.
 const MAX_LISTED: usize = 20;
 
 pub(crate) fn run(verb: &args::Recover, context: &Context) -> Result<Outcome> {
-    let report = context.watch(|observer| {
-        delta_stream::recover(&verb.archive, &verb.output, context.force, observer)
-    })?;
+    resolve::local(verb.base.as_deref().as_slice())?;
+    let options = RecoverOptions::default()
+        .with_base(verb.base.clone())
+        .with_resources(context.resources.clone())
+        .with_force(context.force);
+    let report = context
+        .watch(|observer| delta_stream::recover(&verb.archive, &verb.output, &options, observer))?;
     context.print(&report, || table(&report))?;
     Ok(Outcome::of(report.complete))
 }
@@ -41,6 +45,9 @@ fn add(facts: &mut Facts, v: &RecoveredVariant) {
     let mut text = format!("{}: {}", v.name, v.state);
     if let Some(why) = &v.why {
         text.push_str(&format!(": {why}"));
+    }
+    if v.sealed_anew {
+        text.push_str(" (sealed anew by the base given)");
     }
     if !v.listed {
         text.push_str(" (in no index that is left)");

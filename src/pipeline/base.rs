@@ -34,24 +34,35 @@ impl Base {
         found.ok_or_else(|| wrong_base(name, &self.checkpoint, "has no such tensor"))
     }
 
+    /// Hash of the ends of what tensor `i` of a variant uses of the base; 0 if it uses nothing.
+    ///
+    /// # Errors
+    /// `Mismatch` if the base has no such tensor.
+    pub(crate) fn probe(&self, stored: &Stored, i: usize) -> Result<u64> {
+        let item = &stored.head.items[i];
+        let Origin::Base { dtype, .. } = item.origin else { return Ok(0) };
+        if stored.tilings[i].is_empty() {
+            return Ok(0);
+        }
+        let name = &stored.tensors[i].name;
+        let b = self.tensor(name)?;
+        let used = base_bytes_used(item);
+        if b.dtype != dtype || b.n_bytes < used {
+            return Err(wrong_base(name, &self.checkpoint, "has another dtype or shape"));
+        }
+        base_probe(&self.source, b, used)
+    }
+
     /// Refuses a base that cannot be the one `stored` was made against, naming the first tensor that
     /// differs; reads a few KiB of each.
     pub(crate) fn check(&self, stored: &Stored, wanted: &[usize]) -> Result<()> {
         for &i in wanted {
-            let item = &stored.head.items[i];
-            let Origin::Base { dtype, .. } = item.origin else {
-                continue;
-            };
-            if stored.tilings[i].is_empty() {
-                continue;
-            }
-            let name = &stored.tensors[i].name;
-            let b = self.tensor(name)?;
-            let used = base_bytes_used(item);
-            if b.dtype != dtype || b.n_bytes < used {
-                return Err(wrong_base(name, &self.checkpoint, "has another dtype or shape"));
-            }
-            if base_probe(&self.source, b, used)? != stored.seal.tensors[i].base_probe {
+            let is_used = matches!(stored.head.items[i].origin, Origin::Base { .. });
+            if is_used
+                && !stored.tilings[i].is_empty()
+                && self.probe(stored, i)? != stored.seal.tensors[i].base_probe
+            {
+                let name = &stored.tensors[i].name;
                 return Err(wrong_base(name, &self.checkpoint, "has other values"));
             }
         }

@@ -249,17 +249,21 @@ impl<'a> HashCheck<'a> {
     /// # Errors
     /// `Mismatch` if the base's hash differs.
     pub(crate) fn add(&mut self, tile: &Decoded) -> Result<Option<bool>> {
-        self.hasher.update(tile.base.as_deref(), &tile.bytes);
-        if tile.part + 1 < self.stage.stored.tilings[tile.tensor].len() {
-            return Ok(None);
-        }
+        let Some((base, restored)) = self.hash(tile) else { return Ok(None) };
         let seal = &self.stage.stored.seal.tensors[tile.tensor];
-        let (base, restored) = self.hasher.finish();
         if let Some(b) = self.stage.base.filter(|_| base != seal.base_hash) {
             let name = &self.stage.stored.tensors[tile.tensor].name;
             return Err(wrong_base(name, b.checkpoint(), "has other values"));
         }
         Ok(Some(restored == seal.restored_hash))
+    }
+
+    /// Adds a tile; after the last one of a tensor, gives the hashes of the base's bytes and of what it
+    /// restores to.
+    pub(crate) fn hash(&mut self, tile: &Decoded) -> Option<(u128, u128)> {
+        self.hasher.update(tile.base.as_deref(), &tile.bytes);
+        let is_last = tile.part + 1 == self.stage.stored.tilings[tile.tensor].len();
+        is_last.then(|| self.hasher.finish())
     }
 
     /// Forgets the tensor that is being added.

@@ -40,8 +40,8 @@ pub use forecast::forecast;
 pub(crate) use identity::mask_place;
 pub use inspect::inspect;
 pub use options::{
-    CompressOptions, Observer, Resources, RestoreOptions, Silent, Subset, VerifyLevel,
-    VerifyOptions,
+    CompressOptions, Observer, RecoverOptions, Resources, RestoreOptions, Silent, Subset,
+    VerifyLevel, VerifyOptions,
 };
 pub(crate) use ordered::run_parallel;
 pub use recover::recover;

@@ -351,6 +351,41 @@ impl VerifyOptions {
     }
 }
 
+/// How a damaged archive is recovered.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RecoverOptions {
+    /// The base of the variants: with it lost seals are made anew from what their frames decode to.
+    pub base: Option<PathBuf>,
+    /// Memory, threads, mapping.
+    pub resources: Resources,
+    /// Whether an existing file may be replaced.
+    pub force: bool,
+}
+
+impl RecoverOptions {
+    /// Sets the base.
+    #[must_use]
+    pub fn with_base(mut self, base: Option<PathBuf>) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// Sets memory, threads and mapping.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Allows an existing file to be replaced.
+    #[must_use]
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+}
+
 /// Hears of progress and may end a run.
 pub trait Observer: Sync {
     /// So many of so many bytes of input are done.

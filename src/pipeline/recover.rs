@@ -3,32 +3,50 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::archive::{self, Rescued};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::archive::{self, Archive, Origin, Rehash, Rehashed, Rescued, Stored, TensorHashes};
 use crate::error::{Error, Result};
+use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::options::Observer;
+use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
+use crate::pipeline::frames::FrameReader;
+use crate::pipeline::options::{Observer, RecoverOptions, Resources};
+use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::restore::{BlobPieces, sources};
+use crate::pipeline::spares::Spares;
+use crate::pipeline::stored_delta::load_shift;
 use crate::report::{RecoverReport, RecoveredVariant};
 
 /// Writes what is whole of the damaged archive `archive` as a new one at `output`, whatever is damaged of
 /// it: footers, indexes, heads, seals, ranges in between, its end. Bytes must stand where they stood.
 /// Frames keep their bytes, variants their names. Of a variant that lost some tensors or side files the
-/// others can be restored by name, and a whole restore is refused; one that lost its head or seal is lost.
-/// An archive is read once, one frame is in memory at a time, and the damaged file is left as it is.
+/// others can be restored by name, and a whole restore is refused; one that lost its head is lost. One that
+/// lost its seal needs the base: what its frames decode to becomes its seal's. The base is held to the seals
+/// that are left; where none is, it has to be the right one.
 ///
-/// The report says of every tensor of every variant whether it is saved, by checksums; no base is needed.
+/// One frame is in memory at a time, and the damaged file is left as it is. The report says of every
+/// tensor of every variant whether it is saved, by checksums.
 ///
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote the archive; `InvalidArgument`
-/// if `output` exists (without force) or is the damaged archive; `Io`; `Interrupted`. Nothing is then
-/// left at `output`.
+/// if `output` exists (without force) or is the damaged archive; `Mismatch` if the base is another; `Io`;
+/// `Interrupted`. Nothing is then left at `output`.
 pub fn recover(
     archive: &Path,
     output: &Path,
-    force: bool,
+    options: &RecoverOptions,
     observer: &dyn Observer,
 ) -> Result<RecoverReport> {
     let started = Instant::now();
-    let found = archive::recover(archive, output, force, |done, total| {
+    let base = options.base.as_ref().map(|base| Base::open(base, &options.resources.map));
+    let base = base.transpose()?;
+    let mut anew = |archive: &Archive, stored: &Stored| match &base {
+        Some(base) => rehash(archive, stored, base, &options.resources, observer),
+        None => Err(Error::corrupt("its seal is lost")),
+    };
+    let anew: Option<&mut Rehash<'_>> = if base.is_some() { Some(&mut anew) } else { None };
+    let found = archive::recover(archive, output, options.force, anew, |done, total| {
         if observer.is_cancelled() {
             return Err(Error::interrupted());
         }
@@ -48,6 +66,86 @@ pub fn recover(
     })
 }
 
+/// What the frames of a variant restore to, by decoding them.
+fn rehash(
+    archive: &Archive,
+    stored: &Stored,
+    base: &Base,
+    resources: &Resources,
+    observer: &dyn Observer,
+) -> Result<Rehashed> {
+    for entry in &archive.index.entries {
+        let other = archive.load_entry(entry)?;
+        let all: Vec<_> = (0..other.tensors.len()).collect();
+        base.check(&other, &sources(&other, &all))?;
+    }
+    let all: Vec<_> = (0..stored.tensors.len()).collect();
+    let wanted = sources(stored, &all);
+    let mut tensors = Vec::new();
+    for i in &all {
+        // A tensor without tiles restores to no bytes, or to another's.
+        let restored_hash = stored.tilings[*i].is_empty().then(|| Xxh3::new().digest128());
+        let base_probe = base.probe(stored, *i)?;
+        tensors.push(TensorHashes { base_hash: 0, base_probe, restored_hash });
+    }
+    let shift = load_shift(archive, stored)?;
+    let (shift, spares) = (shift.as_ref(), Spares::default());
+    let stage = DecodeStage { archive, stored, base: Some(base), shift, wanted: &wanted, spares };
+    decode(&stage, resources, observer, &mut tensors)?;
+    for (i, item) in stored.head.items.iter().enumerate() {
+        if let Origin::Alias(of) = item.origin {
+            tensors[i].restored_hash = tensors[of as usize].restored_hash;
+        }
+    }
+    let mut side_files = Vec::new();
+    for item in 0..stored.head.side_files.len() {
+        let mut pieces = BlobPieces::new(archive, stored, item)?;
+        let is_whole = pieces.by_ref().all(|piece| piece.is_ok());
+        side_files.push(pieces.hash().filter(|_| is_whole));
+    }
+    Ok(Rehashed { tensors, side_files })
+}
+
+/// Decodes all tensors of a stage, and takes the hashes of those that decode.
+fn decode(
+    stage: &DecodeStage<'_>,
+    resources: &Resources,
+    observer: &dyn Observer,
+    tensors: &mut [TensorHashes],
+) -> Result<()> {
+    let width = stage.needs().width(resources.max_memory, resources.threads)?;
+    let mut reader = FrameReader::new(stage);
+    let mut check = HashCheck::new(stage);
+    let mut broken = None;
+    run_ordered(
+        width,
+        || reader.next(),
+        DecodeState::new,
+        |state, job| stage.examine(state, job, true),
+        |examined| {
+            if observer.is_cancelled() {
+                return Err(Error::interrupted());
+            }
+            match examined {
+                Examined::Damaged(bad) => {
+                    broken = Some(bad.tensor);
+                    check.forget();
+                }
+                Examined::Whole(tile) => {
+                    if broken != Some(tile.tensor)
+                        && let Some((base, restored)) = check.hash(&tile)
+                    {
+                        tensors[tile.tensor].base_hash = base;
+                        tensors[tile.tensor].restored_hash = Some(restored);
+                    }
+                    check.done(tile);
+                }
+            }
+            Ok(())
+        },
+    )
+}
+
 fn variant(found: Rescued) -> RecoveredVariant {
     let (tensors, lost_tensors) = divided(found.tensors);
     let (side_files, lost_side_files) = divided(found.side_files);
@@ -62,6 +160,7 @@ fn variant(found: Rescued) -> RecoveredVariant {
         state,
         why: found.why_lost,
         listed: found.is_listed,
+        sealed_anew: found.is_sealed_anew,
         tensors,
         lost_tensors,
         side_files,

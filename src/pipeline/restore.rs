@@ -351,6 +351,12 @@ impl<'a> BlobPieces<'a> {
         &self.stored.head.side_files[self.item].name
     }
 
+    /// Hash of the pieces so far, if they have the bytes that the file had.
+    pub(crate) fn hash(&self) -> Option<u128> {
+        let file = &self.stored.head.side_files[self.item];
+        (self.len == file.len).then(|| self.hash.digest128())
+    }
+
     /// Says whether all pieces together are the file that was stored.
     pub(crate) fn check(&self) -> Result<()> {
         let blob = &self.stored.seal.blobs[self.item];

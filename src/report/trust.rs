@@ -153,6 +153,8 @@ pub struct RecoveredVariant {
     /// Whether an index names it. One that was found by its frames alone may have been removed, or
     /// never committed.
     pub listed: bool,
+    /// Whether its seal was lost and is made anew from what its frames decode to on the base given.
+    pub sealed_anew: bool,
     /// Names of the tensors that can be restored.
     pub tensors: Vec<String>,
     /// Names of those that cannot, as far as they are known.

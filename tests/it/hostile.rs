@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use delta_stream::{
     Auto, BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, Quality,
-    Resources, RestoreOptions, Silent, Size, TraceOf, TraceReference, UltraDelta,
+    RecoverOptions, Resources, RestoreOptions, Silent, Size, TraceOf, TraceReference, UltraDelta,
 };
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
@@ -156,7 +156,8 @@ fn probe(place: &Place, bytes: &[u8], wanted: &[Files; 2], honest: bool) -> Outc
     // What a recover saves restores to what was stored, or is refused where a forger made it.
     fs::write(&place.archive, bytes)?;
     let saved = place.path("saved");
-    let recovered = delta_stream::recover(&place.archive, &saved, false, &Silent);
+    let recovered =
+        delta_stream::recover(&place.archive, &saved, &RecoverOptions::default(), &Silent);
     if let Ok(report) = &recovered {
         fs::rename(&saved, &place.archive)?;
         for (name, wanted) in ["a", "b"].into_iter().zip(wanted).filter(|_| honest) {

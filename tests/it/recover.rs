@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use delta_stream::{
-    BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, RecoverReport,
-    Resources, RestoreOptions, Silent, VerifyOptions,
+    BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, RecoverOptions,
+    RecoverReport, Resources, RestoreOptions, Silent, VerifyOptions,
 };
 
 use crate::forge::{BLOB, Frame, HEAD, INDEX, SEAL, TILE, frames, u32_at};
@@ -67,7 +68,8 @@ fn recover(place: &Place, bytes: &[u8]) -> delta_stream::Result<RecoverReport> {
     let io = |e| delta_stream::Error::io("write", &place.archive, e);
     let output = place.path("new.delta.zst");
     fs::write(&place.archive, bytes).map_err(io)?;
-    let report = delta_stream::recover(&place.archive, &output, false, &Silent);
+    let report =
+        delta_stream::recover(&place.archive, &output, &RecoverOptions::default(), &Silent);
     assert!(fs::read(&place.archive).map_err(io)? == bytes, "the damaged archive changed");
     assert_eq!(output.exists(), report.is_ok());
     if report.is_ok() {
@@ -341,6 +343,99 @@ fn a_partial_variant_lives_on() -> Outcome {
     Ok(())
 }
 
+/// Recovers `damaged` against `base` and leaves the new archive in its place.
+fn recover_against(place: &Place, base: &Path, damaged: &[u8]) -> Outcome<RecoverReport> {
+    let output = place.path("new.delta.zst");
+    fs::write(&place.archive, damaged)?;
+    let options = RecoverOptions::default().with_base(Some(base.to_owned()));
+    let report = delta_stream::recover(&place.archive, &output, &options, &Silent);
+    assert_eq!(output.exists(), report.is_ok());
+    let report = report?;
+    fs::rename(&output, &place.archive)?;
+    Ok(report)
+}
+
+/// With the base, what frames decode to makes a lost seal anew, the same but for what is only reported.
+#[test]
+fn lost_seals_are_made_anew_with_the_base() -> Outcome {
+    let (place, wanted) = archive(Rng::new(5).bytes((1 << 20) + 77))?;
+    let whole = fs::read(&place.archive)?;
+    let all = frames(&whole);
+    let seals: Vec<_> = all.iter().filter(|f| f.kind == SEAL).collect();
+    let indexes: Vec<_> = all.iter().filter(|f| f.kind == INDEX || f.kind == 0).collect();
+    assert_eq!(seals.len(), IDS.len());
+    for set in 1u32..1 << seals.len() {
+        let mut damaged = whole.clone();
+        for (_, f) in seals.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1) {
+            let from = if set % 2 == 0 { f.at } else { f.at + f.len - 2 };
+            damaged[from..f.at + f.len].fill(0);
+        }
+        if set % 3 == 0 {
+            indexes.iter().for_each(|f| damaged[f.at..f.at + f.len].fill(0));
+        }
+        let report = recover_against(&place, &place.base, &damaged)?;
+        assert!(report.complete, "{set:b}: {report:?}");
+        for (i, name) in IDS.iter().enumerate() {
+            let v = report.variants.iter().find(|v| v.name == *name).ok_or("not there")?;
+            assert_eq!((v.sealed_anew, v.state), (set >> i & 1 == 1, "whole"), "{set:b} {name}");
+        }
+        for (name, (files, _)) in &wanted {
+            assert!(restore(&place, name, &[])? == *files, "{set:b}: {name} is wrong");
+        }
+        assert!(crate::made::verify(&place.archive, Some(&place.base))?.ok);
+        // Without the base they are lost, and no other base is taken where a seal is left that tells.
+        let lost = RecoverOptions::default().with_force(true);
+        fs::write(&place.archive, &damaged)?;
+        let output = place.path("without");
+        let without = delta_stream::recover(&place.archive, &output, &lost, &Silent);
+        let names = |r: &RecoverReport| r.variants.iter().filter(|v| v.state == "lost").count();
+        match without {
+            Ok(report) => assert!(names(&report) >= set.count_ones() as usize, "{set:b}"),
+            Err(e) => assert!(e.kind() == ErrorKind::Corrupt && set & 0b11 == 0b11, "{set:b}: {e}"),
+        }
+        if set & 1 == 0 {
+            let other = recover_against(&place, &place.ft, &damaged).unwrap_err();
+            assert_eq!(kind_of(&*other), Some(ErrorKind::Mismatch), "{other}");
+        }
+    }
+    Ok(())
+}
+
+/// A seal and something else: what is whole beside it is saved, and no more.
+#[test]
+fn a_lost_seal_and_a_burnt_tile() -> Outcome {
+    let (place, wanted) = archive(Rng::new(6).bytes(300))?;
+    let whole = fs::read(&place.archive)?;
+    let all = frames(&whole);
+    let of_one = |f: &&Frame| u32_at(&whole, f.at + 16) == 0;
+    let seal = all.iter().filter(of_one).find(|f| f.kind == SEAL).ok_or("no seal")?;
+    for hit in all.iter().filter(of_one).filter(|f| [TILE, BLOB].contains(&f.kind)) {
+        for at in [hit.at, hit.at + hit.len - 1] {
+            let mut damaged = whole.clone();
+            damaged[seal.at + 60] ^= 1;
+            damaged[at] ^= 1;
+            let report = recover_against(&place, &place.base, &damaged)?;
+            let one = &report.variants[0];
+            assert!(one.state == "partial" && one.sealed_anew, "{report:?}");
+            let item = u32_at(&whole, hit.at + 20) as usize;
+            let lost: &[&str] = match (hit.kind, item) {
+                (BLOB, _) => &[],
+                (_, 3) => &NAMES[3..],
+                _ => &NAMES[item..item + 1],
+            };
+            assert_eq!(one.lost_tensors, lost);
+            assert_eq!(one.lost_side_files.is_empty(), hit.kind == TILE);
+            let left = tensors(&restore(&place, "one", &one.tensors)?)?;
+            assert_eq!(left.len(), NAMES.len() - lost.len());
+            assert!(left.iter().all(|(name, t)| wanted["one"].1[name] == *t));
+            assert!(restore(&place, "one", &[]).is_err());
+            let verified = crate::made::verify(&place.archive, Some(&place.base))?;
+            assert!(verified.differing.is_empty() && !verified.lost.is_empty());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_recovered_leaves_no_file() -> Outcome {
     let (place, _) = archive(b"{}".to_vec())?;
@@ -359,14 +454,17 @@ fn what_cannot_be_recovered_leaves_no_file() -> Outcome {
     let link = place.path("link");
     fs::hard_link(&place.archive, &link)?;
     for (output, force) in [(&place.archive, true), (&link, true), (&place.base, true)] {
-        let same = delta_stream::recover(&place.archive, output, force, &Silent).unwrap_err();
+        let options = RecoverOptions::default().with_force(force);
+        let same = delta_stream::recover(&place.archive, output, &options, &Silent).unwrap_err();
         assert_eq!(same.kind(), ErrorKind::InvalidArgument);
     }
     let other = place.path("other");
     fs::write(&other, "kept")?;
-    let there = delta_stream::recover(&place.archive, &other, false, &Silent).unwrap_err();
+    let there = delta_stream::recover(&place.archive, &other, &RecoverOptions::default(), &Silent)
+        .unwrap_err();
     assert!(there.kind() == ErrorKind::InvalidArgument && fs::read(&other)? == b"kept");
-    assert!(delta_stream::recover(&place.archive, &other, true, &Silent)?.complete);
+    let force = RecoverOptions::default().with_force(true);
+    assert!(delta_stream::recover(&place.archive, &other, &force, &Silent)?.complete);
     assert!(fs::read(&place.archive)? == whole);
     Ok(())
 }

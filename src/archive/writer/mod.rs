@@ -256,6 +256,11 @@ impl ArchiveWriter {
         Ok(FrameStore::new(Arc::clone(&self.file), self.at))
     }
 
+    /// What is written so far, as an archive to be read.
+    pub(super) fn so_far(&mut self) -> Result<Archive> {
+        Ok(Archive::unfinished(self.frames()?, &self.path, self.index.clone()))
+    }
+
     /// Lists a variant or base vector no more. Its frames stay in the file.
     pub(crate) fn unlist(&mut self, name: &str) {
         self.index.entries.retain(|v| v.name != name);
