@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use delta_stream::{BitDelta, CompressOptions, Method, Resources, RestoreOptions, Silent};
+use delta_stream::{BitDelta, CompressOptions, Method, RestoreOptions, Silent};
 
 use crate::forge::{INDEX, frames, u32_at};
 use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, read, shard, twins, verify};
