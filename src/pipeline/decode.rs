@@ -5,7 +5,7 @@ use crate::archive::{Archive, Origin, Stored, is_placeholder};
 use crate::checkpoint::Window;
 use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result};
-use crate::frame::{Decoder, HEADER_LEN, Header, Kind, Label};
+use crate::frame::{self, Decoder, HEADER_LEN, Header, Kind, Label};
 use crate::pipeline::base::{Base, wrong_base};
 use crate::pipeline::budget::Needs;
 use crate::pipeline::identity::{TensorHasher, mask_place};
@@ -42,6 +42,11 @@ pub(crate) struct BadTile {
 }
 
 impl BadTile {
+    /// Whether its checksums are right, so that what it needs is damaged.
+    pub(crate) fn is_whole(&self) -> bool {
+        frame::check(&self.frame).is_ok()
+    }
+
     /// Whether it is whole, and stands for one that was lost.
     pub(crate) fn is_lost(&self) -> bool {
         is_placeholder(&self.frame)

@@ -10,6 +10,7 @@ mod compare;
 mod compress;
 mod decode;
 mod encode;
+mod faults;
 mod forecast;
 mod frames;
 mod identity;

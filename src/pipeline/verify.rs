@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, Examined, HashCheck};
+use crate::pipeline::decode::{BadTile, DecodeStage, DecodeState, Decoded, Examined, HashCheck};
+use crate::pipeline::faults::Whose;
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, VerifyLevel, VerifyOptions};
 use crate::pipeline::ordered::run_ordered;
@@ -18,7 +19,7 @@ use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::pipeline::subset::Picker;
-use crate::report::{Differing, Fault, Lost, VerifyReport};
+use crate::report::{Differing, Lost, VerifyReport};
 
 /// Checks an archive as far as `options` say: the variant that they name, or the whole file, base vectors
 /// and what earlier generations left included.
@@ -49,10 +50,9 @@ pub fn verify(
         name => vec![opened.entry(name)?.clone()],
     };
     let report = empty(&options.level, opened.tail_len()?);
-    let seen = HashSet::new();
-    let picker = None;
-    let mut run =
-        Run { archive: &opened, base: base.as_ref(), options, observer, report, seen, picker };
+    let (seen, lacking, picker) = (HashSet::new(), HashSet::new(), None);
+    let (archive, base) = (&opened, base.as_ref());
+    let mut run = Run { archive, base, options, observer, report, seen, lacking, picker };
     run.choose(&entries);
     let mut whole = Vec::new();
     for entry in &entries {
@@ -103,16 +103,10 @@ struct Run<'a> {
     report: VerifyReport,
     /// Offsets of faults: a place is reported once, by who knows most of it.
     seen: HashSet<u64>,
+    /// Tensors of the variant at hand whose base cannot be shifted, since the vector's are lost.
+    lacking: HashSet<usize>,
     /// Which frames are read, if not all.
     picker: Option<Picker>,
-}
-
-/// Whose frame is damaged.
-enum Whose<'a> {
-    Nobody,
-    Variant(&'a str),
-    Tensor(&'a Stored, usize, u64),
-    SideFile(&'a Stored, usize, u64),
 }
 
 impl Run<'_> {
@@ -124,24 +118,7 @@ impl Run<'_> {
         if self.report.faults.len() >= VerifyReport::MAX_LISTED {
             return;
         }
-        let (what, kind) = (error.to_string(), error.kind());
-        let mut fault =
-            Fault { variant: None, tensor: None, side_file: None, part: None, offset, what, kind };
-        match whose {
-            Whose::Nobody => {}
-            Whose::Variant(name) => fault.variant = Some(name.to_owned()),
-            Whose::Tensor(stored, i, part) => {
-                fault.variant = Some(stored.head.name.clone());
-                fault.tensor = Some(stored.tensors[i].name.clone());
-                fault.part = Some(part);
-            }
-            Whose::SideFile(stored, i, part) => {
-                fault.variant = Some(stored.head.name.clone());
-                fault.side_file = Some(stored.head.side_files[i].name.clone());
-                fault.part = Some(part);
-            }
-        }
-        self.report.faults.push(fault);
+        self.report.faults.push(whose.fault(offset, error));
     }
 
     /// Makes the picker, if not all frames are read: it has to know how many there are.
@@ -185,10 +162,22 @@ impl Run<'_> {
             let (variant, tensor) = (variant.clone(), Some(stored.tensors[i].name.clone()));
             self.report.lost.push(Lost { variant, tensor, side_file: None });
         }
+        let vector = stored.head.shift.and_then(|shift| shift.vector);
+        self.lacking = vector.map_or_else(HashSet::new, |id| self.lacking(stored, id));
         for i in lost.side_files {
             let (variant, file) = (variant.clone(), Some(stored.head.side_files[i].name.clone()));
             self.report.lost.push(Lost { variant, tensor: None, side_file: file });
         }
+    }
+
+    /// Tensors of a variant by whose names the base vector with this id has lost ones.
+    fn lacking(&self, stored: &Stored, id: u32) -> HashSet<usize> {
+        let Ok(vector) = self.archive.load_vector(id) else { return HashSet::new() };
+        let lost = self.archive.lost(&vector).unwrap_or_default();
+        let names: HashSet<&str> =
+            lost.tensors.iter().map(|i| vector.tensors[*i].name.as_str()).collect();
+        let all = stored.tensors.iter().enumerate();
+        all.filter(|(_, t)| names.contains(t.name.as_str())).map(|(i, _)| i).collect()
     }
 
     /// Holds the header of each of a variant's frames to its place.
@@ -272,10 +261,7 @@ impl Run<'_> {
                         // What is left of the tensor cannot be held to its hash.
                         broken = Some(bad.tensor);
                         check.forget();
-                        let whose = Whose::Tensor(stage.stored, bad.tensor, bad.part);
-                        if !bad.is_lost() {
-                            self.fault(whose, bad.offset, &bad.error);
-                        }
+                        self.damaged(stage, &bad);
                     }
                 }
                 Ok(())
@@ -284,6 +270,25 @@ impl Run<'_> {
         drop(reader);
         self.picker = picker;
         Ok(())
+    }
+
+    /// Reports a tile that cannot be expanded or decoded: as damaged, or as lost with its vector's. What
+    /// is lost itself was listed before.
+    fn damaged(&mut self, stage: &DecodeStage<'_>, bad: &BadTile) {
+        if bad.is_lost() {
+            return;
+        }
+        if !self.lacking.contains(&bad.tensor) || !bad.is_whole() {
+            let whose = Whose::Tensor(stage.stored, bad.tensor, bad.part);
+            return self.fault(whose, bad.offset, &bad.error);
+        }
+        let (variant, t) = (&stage.stored.head.name, &stage.stored.tensors[bad.tensor]);
+        let (variant, tensor) = (variant.clone(), Some(t.name.clone()));
+        let lost = Lost { variant, tensor, side_file: None };
+        // Its other tiles come right after.
+        if self.report.lost.last() != Some(&lost) {
+            self.report.lost.push(lost);
+        }
     }
 
     /// Counts a tile, and holds its tensor to its hash unless that is broken or nothing is decoded.

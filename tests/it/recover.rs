@@ -6,7 +6,7 @@ use std::path::Path;
 
 use delta_stream::{
     BaseShift, BaseVector, BitDelta, CompressOptions, DeltaDct, ErrorKind, Method, RecoverOptions,
-    RecoverReport, Resources, RestoreOptions, Silent, VerifyOptions,
+    RecoverReport, Resources, RestoreOptions, Silent, VerifyLevel, VerifyOptions,
 };
 
 use crate::forge::{BLOB, Frame, HEAD, INDEX, SEAL, TILE, frames, u32_at};
@@ -131,8 +131,20 @@ fn hold(place: &Place, wanted: &Wanted, whole: &[u8], damaged: &[u8], what: &str
     assert_eq!(names, expected.keys().copied().collect(), "{what}");
     let summary = delta_stream::inspect(&place.archive, None, true)?;
     assert_eq!(summary.variants.iter().map(|v| v.name.as_str()).collect::<BTreeSet<_>>(), names);
-    let verified = delta_stream::verify(&place.archive, &VerifyOptions::default(), &Silent)?;
-    assert_eq!(verified.n_faults, 0, "{what}: {verified:?}");
+    for level in [VerifyLevel::Frames, VerifyLevel::Decode(place.base.clone())] {
+        let options = VerifyOptions::default().with_level(level.clone());
+        let verified = delta_stream::verify(&place.archive, &options, &Silent)?;
+        assert_eq!(verified.n_faults, 0, "{what}: {verified:?}");
+        assert!(verified.differing.is_empty(), "{what}: {verified:?}");
+        // Decoding also shows what is lost with a vector's tensor.
+        let lost = verified.lost.iter().filter_map(|l| Some((&l.variant, l.tensor.as_ref()?)));
+        let found: BTreeSet<_> = lost.collect();
+        let of = report.variants.iter().filter(|v| v.state != "lost");
+        let named = of.flat_map(|v| v.lost_tensors.iter().map(move |t| (&v.name, t)));
+        let wanted: BTreeSet<_> = named.filter(|(_, t)| *t != NAMES[4]).collect();
+        let is_decoded = level != VerifyLevel::Frames;
+        assert!(wanted == found || (!is_decoded && wanted.is_superset(&found)), "{what}");
+    }
     for v in saved {
         let (tensors_left, has_files) = &expected[v.name.as_str()];
         let (files, all) = &wanted[v.name.as_str()];
