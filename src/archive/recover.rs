@@ -14,7 +14,7 @@ use crate::archive::lock::is_at;
 use crate::archive::lost::{placeholder, stands_for_lost};
 use crate::archive::reader::{MAX_STORED_LEN, Stored, join};
 use crate::archive::record::{Head, Origin, Seal};
-use crate::archive::reseal::{Places, Rehash, blank, places};
+use crate::archive::reseal::{Places, Rehash, blank, places, stand};
 use crate::archive::store::FrameStore;
 use crate::archive::traces::{Candidate, Held, Traces};
 use crate::archive::writer::{ArchiveWriter, Place};
@@ -58,11 +58,11 @@ pub(crate) struct Rescued {
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote it; `InvalidArgument` if
 /// `output` exists and `force` is not given, or is the damaged archive; `Io`. There is then no new file.
-pub(crate) fn recover(
+pub(crate) fn recover<'r>(
     path: &Path,
     output: &Path,
     force: bool,
-    rehash: Option<&mut Rehash<'_>>,
+    rehash: Option<&'r mut (dyn Rehash + 'r)>,
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rescue> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
@@ -120,7 +120,7 @@ struct Copy<'a, 'r> {
     frames: &'a FrameStore,
     writer: ArchiveWriter,
     /// Makes lost seals anew.
-    rehash: Option<&'a mut Rehash<'r>>,
+    rehash: Option<&'r mut (dyn Rehash + 'r)>,
     /// Hears of bytes copied.
     progress: &'a mut dyn FnMut(u64) -> Result<()>,
     done: u64,
@@ -133,10 +133,18 @@ impl Copy<'_, '_> {
     /// Copies every variant of which something is whole, and the base vectors that they need.
     fn all(&mut self, candidates: &[Candidate]) -> Result<Vec<Rescued>> {
         // The base vector that each needs, if its records are whole.
-        let needs: Vec<_> = candidates
-            .iter()
-            .map(|c| Ok(self.load(c)?.0.head.shift.and_then(|shift| shift.vector)))
-            .collect::<Vec<Result<Option<u32>>>>();
+        let mut needs = Vec::new();
+        for candidate in candidates {
+            needs.push(match self.load(candidate) {
+                Ok((stored, found)) => {
+                    if let (None, Some(rehash)) = (found, self.rehash.as_mut()) {
+                        rehash.check(&stored)?;
+                    }
+                    Ok(stored.head.shift.and_then(|shift| shift.vector))
+                }
+                Err(e) => Err(e),
+            });
+        }
         let of_variants = candidates.iter().zip(&needs).filter(|(c, _)| !c.entry.is_vector());
         let needed: HashSet<u32> =
             of_variants.filter_map(|(_, need)| need.as_ref().ok().copied().flatten()).collect();
@@ -257,7 +265,7 @@ impl Copy<'_, '_> {
         let stored = Stored::new(entry.id, head.clone(), seal.clone(), entry.head_len)?;
         let rehash = self.rehash.as_mut();
         let rehash = rehash.ok_or_else(|| Error::corrupt("its seal is lost"))?;
-        Ok(rehash(&archive, &stored)?.fill(seal))
+        Ok(rehash.hashes(&archive, &stored)?.fill(seal))
     }
 
     /// Copies the head, which was read already.
@@ -311,25 +319,6 @@ impl Copy<'_, '_> {
         let is_known = wanted.kind == Kind::Tile || codec == 0 || stands_for_lost(&header);
         (is_known && header.label == Label { codec, ..wanted }).then_some(codec)
     }
-}
-
-/// Where the frames of this kind, variant and item stand: one after the other, or where they were found.
-/// One that was not found has no length.
-fn stand(
-    found: Option<&Places>,
-    (kind, _, item): (Kind, u32, usize),
-    mut at: u64,
-    lens: &[u32],
-) -> Vec<(u64, u32)> {
-    let place = |(part, len): (u32, &u32)| match found {
-        Some(found) => found.get(&(kind as u8, item as u32, part)).copied().unwrap_or((0, 0)),
-        None => {
-            let here = (at, *len);
-            at = at.saturating_add(u64::from(*len));
-            here
-        }
-    };
-    (0..).zip(lens).map(place).collect()
 }
 
 /// Frames that were copied.

@@ -36,8 +36,17 @@ pub(crate) struct Rehashed {
     pub(crate) side_files: Vec<Option<u128>>,
 }
 
-/// Works out what a variant of an archive that is being written restores to.
-pub(crate) type Rehash<'a> = dyn FnMut(&Archive, &Stored) -> Result<Rehashed> + 'a;
+/// Decodes, for those who make seals anew.
+pub(crate) trait Rehash {
+    /// Holds the base to a variant whose seal is whole.
+    ///
+    /// # Errors
+    /// `Mismatch` if it is another.
+    fn check(&mut self, stored: &Stored) -> Result<()>;
+
+    /// Works out what a variant of an archive that is being written restores to.
+    fn hashes(&mut self, archive: &Archive, stored: &Stored) -> Result<Rehashed>;
+}
 
 /// The frames of a variant that stand behind its head, up to the next record or footer.
 pub(super) fn places(frames: &FrameStore, entry: &IndexEntry) -> Result<Places> {
@@ -59,6 +68,25 @@ pub(super) fn places(frames: &FrameStore, entry: &IndexEntry) -> Result<Places> 
         }
     }
     Ok(places)
+}
+
+/// Where the frames of this kind, variant and item stand: one after the other, or where they were found.
+/// One that was not found has no length.
+pub(super) fn stand(
+    found: Option<&Places>,
+    (kind, _, item): (Kind, u32, usize),
+    mut at: u64,
+    lens: &[u32],
+) -> Vec<(u64, u32)> {
+    let place = |(part, len): (u32, &u32)| match found {
+        Some(found) => found.get(&(kind as u8, item as u32, part)).copied().unwrap_or((0, 0)),
+        None => {
+            let here = (at, *len);
+            at = at.saturating_add(u64::from(*len));
+            here
+        }
+    };
+    (0..).zip(lens).map(place).collect()
 }
 
 /// A seal with as many frames as each tensor and side file of `head` has, and nothing said of them. A

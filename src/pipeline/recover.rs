@@ -41,11 +41,9 @@ pub fn recover(
     let started = Instant::now();
     let base = options.base.as_ref().map(|base| Base::open(base, &options.resources.map));
     let base = base.transpose()?;
-    let mut anew = |archive: &Archive, stored: &Stored| match &base {
-        Some(base) => rehash(archive, stored, base, &options.resources, observer),
-        None => Err(Error::corrupt("its seal is lost")),
-    };
-    let anew: Option<&mut Rehash<'_>> = if base.is_some() { Some(&mut anew) } else { None };
+    let resources = &options.resources;
+    let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });
+    let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);
     let found = archive::recover(archive, output, options.force, anew, |done, total| {
         if observer.is_cancelled() {
             return Err(Error::interrupted());
@@ -66,19 +64,27 @@ pub fn recover(
     })
 }
 
-/// What the frames of a variant restore to, by decoding them.
-fn rehash(
-    archive: &Archive,
-    stored: &Stored,
-    base: &Base,
-    resources: &Resources,
-    observer: &dyn Observer,
-) -> Result<Rehashed> {
-    for entry in &archive.index.entries {
-        let other = archive.load_entry(entry)?;
-        let all: Vec<_> = (0..other.tensors.len()).collect();
-        base.check(&other, &sources(&other, &all))?;
+/// Makes seals anew with this base.
+struct Anew<'a> {
+    base: &'a Base,
+    resources: &'a Resources,
+    observer: &'a dyn Observer,
+}
+
+impl Rehash for Anew<'_> {
+    fn check(&mut self, stored: &Stored) -> Result<()> {
+        let all: Vec<_> = (0..stored.tensors.len()).collect();
+        self.base.check(stored, &sources(stored, &all))
     }
+
+    fn hashes(&mut self, archive: &Archive, stored: &Stored) -> Result<Rehashed> {
+        hashes(archive, stored, self)
+    }
+}
+
+/// What the frames of a variant restore to, by decoding them.
+fn hashes(archive: &Archive, stored: &Stored, anew: &Anew<'_>) -> Result<Rehashed> {
+    let base = anew.base;
     let all: Vec<_> = (0..stored.tensors.len()).collect();
     let wanted = sources(stored, &all);
     let mut tensors = Vec::new();
@@ -91,7 +97,7 @@ fn rehash(
     let shift = load_shift(archive, stored)?;
     let (shift, spares) = (shift.as_ref(), Spares::default());
     let stage = DecodeStage { archive, stored, base: Some(base), shift, wanted: &wanted, spares };
-    decode(&stage, resources, observer, &mut tensors)?;
+    decode(&stage, anew.resources, anew.observer, &mut tensors)?;
     for (i, item) in stored.head.items.iter().enumerate() {
         if let Origin::Alias(of) = item.origin {
             tensors[i].restored_hash = tensors[of as usize].restored_hash;
