@@ -1,4 +1,4 @@
-//! Any single byte of a committed archive changed: a plain `verify` sees it, or no reader uses the byte.
+//! Any single byte of a committed archive changed: a plain `verify` reports it, even where no reader uses it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -76,8 +76,8 @@ fn parts(archive: &[u8]) -> Vec<Part> {
 }
 
 #[test]
-fn every_byte_of_an_archive_counts_or_is_known_not_to() -> Outcome {
-    alone("single_byte::every_byte_of_an_archive_counts_or_is_known_not_to", every_byte)
+fn every_byte_of_an_archive_is_reported() -> Outcome {
+    alone("single_byte::every_byte_of_an_archive_is_reported", every_byte)
 }
 
 fn every_byte() -> Outcome {
@@ -92,15 +92,7 @@ fn every_byte() -> Outcome {
             let mut bytes = whole.clone();
             bytes[at] ^= mask;
             fs::write(&place.archive, &bytes)?;
-            let found = verified(&place);
-            match part {
-                Part::LastFooter => {
-                    // The generation before is the last whole one, and shows: what follows it is a torn tail.
-                    assert_eq!(found, ["a", "b"], "byte {at}, {part:?}");
-                }
-                part if part.is_used() => assert!(found.is_empty(), "byte {at}, {part:?}"),
-                part => assert_eq!(found, ["b"], "byte {at}, {part:?}"),
-            }
+            assert!(verified(&place).is_empty(), "byte {at}, {part:?}");
         }
     }
     println!("{} bytes: {counts:?}", whole.len());
@@ -109,7 +101,7 @@ fn every_byte() -> Outcome {
     let mut bytes = whole;
     bytes.iter_mut().zip(&parts).filter(|(_, part)| !part.is_used()).for_each(|(b, _)| *b ^= 0xff);
     fs::write(&place.archive, &bytes)?;
-    assert_eq!(verified(&place), ["b"]);
+    assert!(verified(&place).is_empty());
     assert!(place.restore(&RestoreOptions::default())? == read(&place.ft)?);
     Ok(())
 }

@@ -29,9 +29,10 @@ const TWICE: &[(&str, &str)] = &[
     ("syn", "procedural macros alone; the one of zerocopy, below half, has not moved to version 3"),
 ];
 
-/// Files with unsafe code: what it is for. In the library and the program there are two.
+/// Files with unsafe code: what it is for. In the library there is one, in the program there are two.
 const UNSAFE: &[(&str, &str)] = &[
     ("src/checkpoint/map.rs", "maps files"),
+    ("src/cli/bus.rs", "answers the signal of a bad page"),
     ("src/cli/resolve.rs", "passes the user's promise on that files stay unchanged"),
     ("src/checkpoint/tests/windows.rs", "makes that promise"),
     ("benches/pipeline.rs", "makes that promise"),

@@ -127,23 +127,6 @@ impl ArchiveWriter {
         Self::new(file, path, end, archive.index, generation, archive.footer.offset)
     }
 
-    /// Drops what an earlier run left.
-    fn start_over(&self) -> Result<()> {
-        resume::remove(&self.path)?;
-        self.cut(self.start)
-    }
-
-    /// Cuts the file. On disk, too, or a loss of power could bring the tail back under what is written over
-    /// it: a footer that an append wrote before its last sync failed would then stand for torn frames. Of
-    /// an archive so even if nothing is behind `end`: it may just have been cut, and not on disk.
-    fn cut(&self, end: u64) -> Result<()> {
-        let cut = || match &self.temp {
-            Some(_) if self.file.metadata()?.len() <= end => Ok(()),
-            _ => disk::set_len(&self.file, end).and_then(|()| disk::sync_data(&self.file)),
-        };
-        cut().map_err(|e| Error::io("drop the torn tail of", &self.path, e))
-    }
-
     /// Starts a new file that will stand in the place of the archive `old` at `path` once committed:
     /// as yet without variants, with the next generation's number.
     pub(super) fn replace(path: &Path, old: &Archive) -> Result<Self> {

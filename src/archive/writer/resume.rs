@@ -182,6 +182,23 @@ impl ArchiveWriter {
         Ok((place, kept))
     }
 
+    /// Drops what an earlier run left.
+    pub(super) fn start_over(&self) -> Result<()> {
+        remove(&self.path)?;
+        self.cut(self.start)
+    }
+
+    /// Cuts the file. On disk, too, or a loss of power could bring the tail back under what is written over
+    /// it: a footer that an append wrote before its last sync failed would then stand for torn frames. Of
+    /// an archive so even if nothing is behind `end`: it may just have been cut, and not on disk.
+    fn cut(&self, end: u64) -> Result<()> {
+        let cut = || match &self.temp {
+            Some(_) if self.file.metadata()?.len() <= end => Ok(()),
+            _ => disk::set_len(&self.file, end).and_then(|()| disk::sync_data(&self.file)),
+        };
+        cut().map_err(|e| Error::io("drop the torn tail of", &self.path, e))
+    }
+
     /// Takes note of a tensor whose frames are all handed over, for a run that resumes.
     pub(crate) fn note(&mut self, tensor: &KeptTensor) -> Result<()> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.note(tensor))
