@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::archive::reader::Archive;
 use crate::checkpoint::disk::{self, TempPath};
+use crate::checkpoint::hidden_name;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
@@ -30,8 +31,7 @@ pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
 /// # Errors
 /// `Io` if another process is writing it.
 pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = parent(path).join(format!(".{name}.{role}"));
+    let partial = parent(path).join(hidden_name(path.file_name().unwrap_or_default(), role));
     let failed = |e| Error::io("create", &partial, e);
     loop {
         if fs::symlink_metadata(&partial).is_ok_and(|m| !m.is_file()) {

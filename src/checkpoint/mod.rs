@@ -37,6 +37,7 @@ pub use map::{IoMode, MapChoice};
 pub(crate) use map::{Source, Window};
 pub(crate) use memory::bytes_of;
 pub(crate) use names::{NameSet, shown};
+pub(crate) use replace::hidden_name;
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};

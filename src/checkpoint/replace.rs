@@ -6,6 +6,8 @@ use std::io;
 use std::io::ErrorKind::{InvalidInput, Unsupported};
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::checkpoint::disk;
 use crate::error::{Error, Result};
 
@@ -93,13 +95,27 @@ pub(super) fn parent_of(dir: &Path) -> &Path {
     }
 }
 
-/// `.NAME.role`, without NAME where it is so long that the whole would not be a legal name.
-pub(super) fn hidden_name(name: &OsStr, role: &str) -> OsString {
-    let mut prefix = OsString::from(".");
+/// `.NAME.role`, with a hash for NAME where it is so long that the whole would not be a legal name.
+pub(crate) fn hidden_name(name: &OsStr, role: &str) -> OsString {
+    let mut hidden = OsString::from(".");
     if name.len() <= 200 {
-        prefix.push(name);
-        prefix.push(".");
+        hidden.push(name);
+    } else {
+        hidden.push(format!("{:016x}", xxh3_64(name.as_encoded_bytes())));
     }
-    prefix.push(role);
-    prefix
+    hidden.push(".");
+    hidden.push(role);
+    hidden
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_names_are_legal_and_tell_long_names_apart() {
+        assert_eq!(hidden_name(OsStr::new("a"), "partial"), ".a.partial");
+        let long = |end: &str| hidden_name(OsStr::new(&("x".repeat(240) + end)), "partial");
+        assert!(long("a").len() < 255 && long("a") != long("b"));
+    }
 }

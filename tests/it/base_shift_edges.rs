@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use delta_stream::{
@@ -12,8 +12,8 @@ use delta_stream::{
 };
 
 use crate::made::{
-    Files, Outcome, Place, Rng, Tensor, encode, every_method, one_shard, read, tensor, tensors,
-    twins, verify, write,
+    After, Files, Outcome, Place, Rng, Tensor, encode, every_method, one_shard, read, tensor,
+    tensors, twins, verify, write,
 };
 
 const NAME: &str = "layers.0.a.weight";
@@ -188,19 +188,6 @@ fn a_mean_takes_tied_tensors_with_their_shift() -> Outcome {
     Ok(())
 }
 
-/// Cancels after so many tiles.
-struct After(AtomicUsize);
-
-impl Observer for After {
-    fn progress(&self, _done: u64, _total: u64) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-    }
-    fn note(&self, _text: &str) {}
-    fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
-
 #[test]
 fn an_append_that_ends_early_leaves_the_archive_as_it_was() -> Outcome {
     let place = pair(99, &[64, 80])?;
@@ -221,7 +208,7 @@ fn an_append_that_ends_early_leaves_the_archive_as_it_was() -> Outcome {
     let works = scored(Score::new(|_| Ok(1.0)));
     let mut n_ended = 0;
     for n in 1.. {
-        let after = After(AtomicUsize::new(n));
+        let after = After(AtomicU64::new(n));
         match delta_stream::append(&place.ft, &place.base, &place.archive, &works, &after) {
             Ok(_) => break,
             Err(e) => assert_eq!(e.kind(), ErrorKind::Interrupted),

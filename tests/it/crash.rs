@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use delta_stream::{CompressOptions, DeltaDct, ErrorKind, Method, PairShape, Resources, Silent};
 
-use crate::made::{Files, Outcome, Place, Rng, alone, one_shard, twins, verify};
+use crate::made::{Files, Outcome, Place, Rng, alone, kill_after, one_shard, twins, verify};
 
 /// Kills of `append`, and of `compress`.
 const KILLS: (usize, usize) = (50, 10);
@@ -110,24 +110,15 @@ fn slow_pair() -> Outcome<Place> {
 /// Runs the program; kills it after `moment` unless it is done by then. Says whether it was done.
 fn run_for(place: &Place, verb: &str, name: &str, moment: Option<Duration>) -> Outcome<bool> {
     let flag = if verb == "append" { "--archive" } else { "-o" };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    command
         .args([verb, "--method", "delta-dct", "--threads", "2", "-q", "--name", name, "--shards"])
         .arg(place.path("fine-tune"))
         .arg("--base")
         .arg(&place.base)
         .arg(flag)
-        .arg(&place.archive)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(moment) = moment {
-        std::thread::sleep(moment);
-        child.kill()?;
-    }
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code().unwrap_or(0) == 0, "{verb}: {text}");
-    Ok(output.status.success())
+        .arg(&place.archive);
+    Ok(kill_after(&mut command, moment)?.is_some())
 }
 
 /// How long a whole run takes.

@@ -2,13 +2,13 @@
 //! minutes, so they run only when asked for: `cargo test --test it kills -- --ignored --nocapture`.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use delta_stream::PairShape;
 
 use crate::cases::{ARCHIVE, Tree, committed, named, read_tree, write_tree};
-use crate::made::{Outcome, Place, Rng};
+use crate::made::{Outcome, Place, Rng, kill_after};
 
 /// Kills of each verb.
 const KILLS: usize = 110;
@@ -25,20 +25,8 @@ struct Typed {
 /// Runs the program in `dir`; kills it after `moment` unless it is done by then. Says whether it was
 /// done.
 fn run(dir: &Path, args: &[String], moment: Option<Duration>) -> Outcome<bool> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
-        .args(args)
-        .current_dir(dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(moment) = moment {
-        std::thread::sleep(moment);
-        child.kill()?;
-    }
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code().unwrap_or(0) == 0, "{args:?}: {text}");
-    Ok(output.status.success())
+    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    Ok(kill_after(command.args(args).current_dir(dir), moment)?.is_some())
 }
 
 fn typed(place: &Place, name: &'static str, line: &str, start: &Tree) -> Outcome<Typed> {

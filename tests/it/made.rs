@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use delta_stream::{
-    Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, Resources,
-    RestoreOptions, Silent, UltraDelta, VerifyLevel, VerifyOptions, VerifyReport,
+    Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, Observer,
+    Resources, RestoreOptions, Silent, UltraDelta, VerifyLevel, VerifyOptions, VerifyReport,
 };
 use safetensors::SafeTensors;
 
@@ -220,6 +222,37 @@ pub(crate) fn verify(archive: &Path, base: Option<&Path>) -> delta_stream::Resul
         .with_level(level)
         .with_resources(Resources::default().with_threads(2));
     delta_stream::verify(archive, &options, &Silent)?.sound()
+}
+
+/// Runs a command, and kills it after `moment` unless it is done by then; it may end in no other way.
+/// Returns what it printed if it was done.
+pub(crate) fn kill_after(
+    command: &mut Command,
+    moment: Option<Duration>,
+) -> Outcome<Option<Vec<u8>>> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(moment) = moment {
+        std::thread::sleep(moment);
+        child.kill()?;
+    }
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code().unwrap_or(0) == 0, "{command:?}: {text}");
+    Ok(output.status.success().then_some(output.stdout))
+}
+
+/// Ends a run after so many tiles.
+pub(crate) struct After(pub(crate) AtomicU64);
+
+impl Observer for After {
+    fn progress(&self, done: u64, total: u64) {
+        assert!(done <= total);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+    fn note(&self, _text: &str) {}
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
 }
 
 /// The kind of a library error inside a test's error.

@@ -1,7 +1,7 @@
 //! A run that was cut off goes on where it stood, and writes what a run that never was writes.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,23 +10,10 @@ use delta_stream::{
     Resources, RestoreOptions, Silent,
 };
 
-use crate::made::{Outcome, Place, Rng, alone, every_method, read};
+use crate::made::{After, Outcome, Place, Rng, alone, every_method, kill_after, read};
 
 /// Kills of `compress` and of `append`, and of `restore`.
 const KILLS: (usize, usize) = (20, 10);
-
-/// Ends a run after so many tiles.
-struct After(AtomicU64);
-
-impl Observer for After {
-    fn progress(&self, _done: u64, _total: u64) {
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-    }
-    fn note(&self, _text: &str) {}
-    fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
 
 /// Counts tiles.
 #[derive(Default)]
@@ -257,18 +244,10 @@ fn slow_pair() -> Outcome<Place> {
     Ok(place)
 }
 
-/// Runs the program, and kills it after `moment` unless it is done by then. Returns what it printed
-/// if it was done.
+/// What a run that was not killed before `moment` reports.
 fn run_for(command: &mut Command, moment: Option<Duration>) -> Outcome<Option<serde_json::Value>> {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(moment) = moment {
-        std::thread::sleep(moment);
-        child.kill()?;
-    }
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code().unwrap_or(0) == 0, "{text}");
-    Ok(output.status.success().then(|| serde_json::from_slice(&output.stdout)).transpose()?)
+    let printed = kill_after(command, moment)?;
+    Ok(printed.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
 }
 
 fn program(place: &Place, verb: &str, line: &str) -> Command {

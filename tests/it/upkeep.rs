@@ -4,17 +4,19 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::Command;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, DeltaDct, ErrorKind, Method, Observer, PairShape, Resources,
+    BitDelta, CompressOptions, Dare, DeltaDct, ErrorKind, Method, PairShape, Resources,
     RestoreOptions, Silent,
 };
 
 use crate::forge::{BLOB, HEAD, SEAL, TILE, frames, u32_at};
-use crate::made::{Files, Outcome, Place, Rng, alone, kind_of, one_shard, tensor, twins, verify};
+use crate::made::{
+    After, Files, Outcome, Place, Rng, alone, kill_after, kind_of, one_shard, tensor, twins, verify,
+};
 
 /// Kills of `compact`.
 const KILLS: usize = 20;
@@ -247,20 +249,6 @@ fn damage() -> Outcome {
     Ok(())
 }
 
-/// Cancels after so many reports of progress.
-struct CancelAfter(AtomicU64);
-
-impl Observer for CancelAfter {
-    fn progress(&self, done: u64, total: u64) {
-        assert!(done <= total);
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-    fn note(&self, _text: &str) {}
-    fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == 0
-    }
-}
-
 #[test]
 fn a_cancelled_compact_leaves_the_old_archive() -> Outcome {
     alone("upkeep::a_cancelled_compact_leaves_the_old_archive", cancel)
@@ -271,7 +259,7 @@ fn cancel() -> Outcome {
     delta_stream::remove(&place.archive, "b")?;
     let old = fs::read(&place.archive)?;
     for n in 0.. {
-        let observer = CancelAfter(AtomicU64::new(n));
+        let observer = After(AtomicU64::new(n));
         match delta_stream::compact(&place.archive, &observer) {
             Ok(report) => {
                 assert!(report.rewritten && n > 10, "done after {n}");
@@ -392,18 +380,7 @@ fn compact_killed_at_any_moment() -> Outcome {
 /// Compacts with the program; kills it after `moment`. Says whether it was done, and how long it ran.
 fn run_for(archive: &Path, moment: Option<Duration>) -> Outcome<(bool, Duration)> {
     let started = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
-        .args(["compact", "-q"])
-        .arg(archive)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(moment) = moment {
-        std::thread::sleep(moment);
-        child.kill()?;
-    }
-    let output = child.wait_with_output()?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code().unwrap_or(0) == 0, "{text}");
-    Ok((output.status.success(), started.elapsed()))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let done = kill_after(command.args(["compact", "-q"]).arg(archive), moment)?;
+    Ok((done.is_some(), started.elapsed()))
 }

@@ -16,6 +16,7 @@ use crate::archive::record::{Head, TensorSeal};
 use crate::archive::store::FrameStore;
 use crate::archive::writer::{ArchiveWriter, Place};
 use crate::checkpoint::disk::{self, TempPath};
+use crate::checkpoint::hidden_name;
 use crate::error::{Error, Result};
 use crate::frame::{self, Kind, Label};
 use crate::wire::{Reader, Writer};
@@ -216,8 +217,7 @@ pub(super) fn remove(archive: &Path) -> Result<()> {
 
 /// `.NAME.resume`, beside the archive.
 fn path(archive: &Path) -> PathBuf {
-    let name = archive.file_name().unwrap_or_default().to_string_lossy();
-    archive.with_file_name(format!(".{name}.resume"))
+    archive.with_file_name(hidden_name(archive.file_name().unwrap_or_default(), "resume"))
 }
 
 /// What a run stands on: where it begins, the state of the files it reads, and the head it writes.
