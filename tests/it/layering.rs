@@ -225,3 +225,26 @@ fn files_and_functions_stay_short() -> Outcome {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
+
+/// Places that the documents point to, as Markdown has them, without those of other sites.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|to| !to.is_empty() && !to.contains("://") && !to.contains(char::is_whitespace))
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() -> Outcome {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut n_links = 0;
+    for document in ["ARCHITECTURE.md", "FORMAT.md", "README.md", "tests/README.md"] {
+        let path = root.join(document);
+        let text = fs::read_to_string(&path)?;
+        for to in links(&text) {
+            let there = path.parent().unwrap_or(root).join(to);
+            assert!(there.exists(), "{document} points to {to}, which is not there");
+            n_links += 1;
+        }
+    }
+    assert!(n_links > 100, "the documents have {n_links} links");
+    Ok(())
+}
