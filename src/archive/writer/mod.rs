@@ -365,20 +365,11 @@ impl ArchiveWriter {
 
 impl Drop for ArchiveWriter {
     fn drop(&mut self) {
-        if self.committed || self.dry {
-            return;
+        if !self.committed && !self.dry {
+            self.give_up();
         }
-        if self.resumes {
-            // Whatever fails here is only encoded again.
-            let _ = self.flush();
-            let _ = self.temp.take().map(disk::TempPath::keep);
-            self.journal.take().into_iter().for_each(Journal::leave);
-            return;
-        }
-        if self.temp.is_none() {
-            // The next append drops a torn tail anyway; this only gives the space back sooner.
-            let _ = disk::set_len(&self.file, self.start);
-        }
+        // A process that is being started may have the file open for a moment longer.
+        let _ = self.file.unlock();
     }
 }
 

@@ -200,6 +200,19 @@ impl ArchiveWriter {
         cut().map_err(|e| Error::io("drop the torn tail of", &self.path, e))
     }
 
+    /// Ends a run that did not commit: leaves what is done to one that resumes, or takes it back.
+    pub(super) fn give_up(&mut self) {
+        if self.resumes {
+            // Whatever fails here is only encoded again.
+            let _ = self.flush();
+            let _ = self.temp.take().map(TempPath::keep);
+            self.journal.take().into_iter().for_each(Journal::leave);
+        } else if self.temp.is_none() {
+            // The next append drops a torn tail anyway; this only gives the space back sooner.
+            let _ = disk::set_len(&self.file, self.start);
+        }
+    }
+
     /// Takes note of a tensor whose frames are all handed over, for a run that resumes.
     pub(crate) fn note(&mut self, tensor: &KeptTensor) -> Result<()> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.note(tensor))
