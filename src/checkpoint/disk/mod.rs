@@ -43,11 +43,22 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     change!(options.open(path), |made| faults::Change::made(path, made))
 }
 
+/// How often a file may come and go while it is opened. A link that leads nowhere does so for ever.
+const ATTEMPTS: usize = 100;
+
 /// Opens a file to read and write, and creates it if it is not there.
 pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
-    match open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => create_new(path),
-        opened => opened,
+    let mut tried = 0;
+    loop {
+        match open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        match create_new(path) {
+            // Another process was quicker, and may be done with it before it can be opened.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tried < ATTEMPTS => tried += 1,
+            created => return created,
+        }
     }
 }
 
@@ -231,6 +242,26 @@ mod tests {
         }
         rename(&a, &b).unwrap();
         assert_eq!(fs::read(&b).unwrap(), b"a");
+    }
+
+    #[test]
+    fn a_file_that_comes_and_goes_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::thread::scope(|scope| {
+            let others = [0, 1].map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        open_or_create(&path).unwrap();
+                        let _ = fs::remove_file(&path);
+                    }
+                })
+            });
+            others.into_iter().for_each(|other| other.join().unwrap());
+        });
+        let link = dir.path().join("b");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
+        assert!(open_or_create(&link).is_err());
     }
 
     #[test]
