@@ -57,6 +57,13 @@ pub(crate) struct Label {
     pub(crate) part: u32,
 }
 
+impl Label {
+    /// Whether both are the same frame, whatever its codec: a tile names its own.
+    pub(crate) fn is_but_for_codec(self, wanted: Label) -> bool {
+        self == Label { codec: self.codec, ..wanted }
+    }
+}
+
 /// A parsed header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {

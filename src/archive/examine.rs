@@ -2,10 +2,10 @@
 
 use crate::archive::format::{FOOTER_LEN, PREAMBLE};
 use crate::archive::index::IndexEntry;
-use crate::archive::reader::{Archive, MAX_STORED_LEN, Stored, join};
+use crate::archive::reader::{Archive, Stored, join};
 use crate::archive::walk::Found;
 use crate::error::{Error, Result};
-use crate::frame::{self, HEADER_LEN, Header, Kind, Label};
+use crate::frame::{HEADER_LEN, Header, Kind, Label};
 
 /// A record of a variant that cannot be used: where it stands, and why.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Archive {
         self.frames().read(offset, HEADER_LEN, &mut bytes)?;
         let head = bytes.first_chunk::<HEADER_LEN>();
         let header = Header::parse(head.ok_or_else(|| Error::truncated("no frame header here"))?)?;
-        if header.label != (Label { codec: header.label.codec, ..wanted }) {
+        if !header.label.is_but_for_codec(wanted) {
             return Err(Error::corrupt("another frame stands here"));
         }
         if HEADER_LEN as u64 + u64::from(header.body_len) != u64::from(len) {
@@ -90,7 +90,7 @@ impl Archive {
                         continue;
                     }
                     let len = HEADER_LEN + header.body_len as usize;
-                    if let Err(e) = self.check_frame(offset, len, &mut stored) {
+                    if let Err(e) = self.frames().read_whole(offset, len, &mut stored) {
                         let error = e.context(format!("{kind:?} frame that no variant uses"));
                         let variant = (!is_index).then_some(variant);
                         stray(Stray { variant, offset, error })?;
@@ -110,14 +110,6 @@ impl Archive {
     /// Bytes behind the last footer: what a crash left, or a generation whose footer is damaged.
     pub(crate) fn tail_len(&self) -> Result<u64> {
         Ok(self.frames().file_len()?.saturating_sub(self.committed_len()))
-    }
-
-    fn check_frame(&self, offset: u64, len: usize, stored: &mut Vec<u8>) -> Result<()> {
-        if len > MAX_STORED_LEN {
-            return Err(Error::corrupt(format!("{len} bytes exceed the cap")));
-        }
-        self.frames().read(offset, len, stored)?;
-        frame::check(stored).map(drop)
     }
 
     /// A crash leaves frames, or an index and the first bytes of a footer. An index with as many bytes

@@ -7,6 +7,8 @@ use crate::frame::SKIPPABLE_MAGIC;
 pub(crate) const FORMAT_VERSION: u16 = 1;
 /// Bytes of a footer, its skippable frame's own eight included.
 pub(crate) const FOOTER_LEN: usize = 64;
+/// Bytes of every piece of a side file but its last.
+pub(crate) const BLOB_PIECE: usize = 1 << 20;
 /// Marks a footer.
 pub(crate) const FOOTER_TAG: [u8; 8] = *b"DSFOOT\r\n";
 /// A whole zstd frame with one raw block, so that `file` and `zstd -t` know the archive and `zstd -dc`

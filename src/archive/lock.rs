@@ -2,13 +2,12 @@
 //!
 //! The locks go with the open file, so none outlives its process.
 
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
 use std::path::Path;
 
 use crate::archive::reader::Archive;
-use crate::checkpoint::disk::{self, TempPath};
-use crate::checkpoint::hidden_name;
+use crate::checkpoint::disk::{self, TempPath, parent_of};
+use crate::checkpoint::{hidden_name, is_same_file, lock};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
@@ -31,7 +30,7 @@ pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
 /// # Errors
 /// `Io` if another process is writing it.
 pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> {
-    let partial = parent(path).join(hidden_name(path.file_name().unwrap_or_default(), role));
+    let partial = parent_of(path).join(hidden_name(path.file_name().unwrap_or_default(), role));
     let failed = |e| Error::io("create", &partial, e);
     loop {
         if fs::symlink_metadata(&partial).is_ok_and(|m| !m.is_file()) {
@@ -45,18 +44,6 @@ pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> 
         if is_same(file.metadata().ok(), named.ok()) {
             return Ok((file, TempPath::try_from_path(partial.clone()).map_err(failed)?));
         }
-    }
-}
-
-fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let text =
-                format!("{} is being written by another process; wait for it", path.display());
-            Err(Error::new(ErrorKind::Io, text))
-        }
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
     }
 }
 
@@ -76,13 +63,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 
 /// Whether both are one file.
 fn is_same(open: Option<fs::Metadata>, named: Option<fs::Metadata>) -> bool {
-    let identity = |m: fs::Metadata| (m.dev(), m.ino());
-    open.is_some() && open.map(identity) == named.map(identity)
-}
-
-/// The directory a file stands in.
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    open.zip(named).is_some_and(|(open, named)| is_same_file(&open, &named))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod walk;
 mod writer;
 
 pub(crate) use examine::Stray;
-pub(crate) use format::FORMAT_VERSION;
+pub(crate) use format::{BLOB_PIECE, FORMAT_VERSION};
 #[cfg(feature = "fuzzing")]
 pub(crate) use format::{FOOTER_LEN, Footer};
 #[cfg(feature = "fuzzing")]

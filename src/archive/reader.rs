@@ -11,15 +11,12 @@ use std::sync::Arc;
 use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
 use crate::archive::record::{Head, Item, Origin, Seal};
-use crate::archive::store::FrameStore;
+use crate::archive::store::{FrameStore, MAX_STORED_LEN};
 use crate::checkpoint::{INDEX_NAME, NameSet, TensorInfo, parse_header, shown};
 use crate::codec::MAX_SIDE;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
 use crate::tensor::Tiling;
-
-/// Most bytes a stored frame has: what cannot be compressed grows a little.
-pub(super) const MAX_STORED_LEN: usize = MAX_RAW_LEN as usize + (1 << 20);
 
 /// An archive opened for reading.
 #[derive(Debug)]

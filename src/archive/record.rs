@@ -82,6 +82,14 @@ impl Item {
         !matches!(self.origin, Origin::Alias(_))
     }
 
+    /// Position of the tensor whose frames restore the one at `i`, whose item this is.
+    pub(crate) fn source(&self, i: usize) -> usize {
+        match self.origin {
+            Origin::Alias(of) => of as usize,
+            _ => i,
+        }
+    }
+
     /// How a tensor of this dtype and shape is cut; `None` if the item cannot belong to it.
     pub(crate) fn tiling(&self, dtype: DType, shape: &[u64], n_bytes: u64) -> Option<Tiling> {
         if matches!(self.origin, Origin::Alias(_)) {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::archive::index::IndexEntry;
 use crate::archive::lock::is_at;
 use crate::archive::lost::{placeholder, stands_for_lost};
-use crate::archive::reader::{MAX_STORED_LEN, Stored, join};
-use crate::archive::record::{Head, Origin, Seal};
+use crate::archive::reader::{Stored, join};
+use crate::archive::record::{Head, Seal};
 use crate::archive::reseal::{Places, Rehash, blank, places, stand};
 use crate::archive::store::FrameStore;
 use crate::archive::traces::{Candidate, Held, Traces};
@@ -21,7 +21,7 @@ use crate::archive::writer::{ArchiveWriter, Place};
 use crate::checkpoint::parse_header;
 use crate::codec::{CodecId, LOST};
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame::{self, Kind, Label};
+use crate::frame::{Kind, Label};
 
 /// What came of a damaged archive.
 #[derive(Debug)]
@@ -103,15 +103,7 @@ struct Saved {
 impl Saved {
     /// Whether all frames are there that tensor `i` is made of.
     fn has(&self, i: usize) -> bool {
-        !self.lost_tensors.contains(&self.source(i))
-    }
-
-    /// The tensor that has the frames of tensor `i`.
-    fn source(&self, i: usize) -> usize {
-        match self.stored.head.items[i].origin {
-            Origin::Alias(of) => of as usize,
-            _ => i,
-        }
+        !self.lost_tensors.contains(&self.stored.head.items[i].source(i))
     }
 }
 
@@ -310,14 +302,10 @@ impl Copy<'_, '_> {
     /// Reads the frame at a place into `self.frame`; its codec, if it is whole and the one that belongs
     /// there.
     fn whole(&mut self, wanted: Label, at: u64, len: usize) -> Option<u16> {
-        if len > MAX_STORED_LEN {
-            return None;
-        }
-        self.frames.read(at, len, &mut self.frame).ok()?;
-        let (header, _) = frame::check(&self.frame).ok()?;
+        let header = self.frames.read_whole(at, len, &mut self.frame).ok()?;
         let codec = header.label.codec;
         let is_known = wanted.kind == Kind::Tile || codec == 0 || stands_for_lost(&header);
-        (is_known && header.label == Label { codec, ..wanted }).then_some(codec)
+        (is_known && header.label.is_but_for_codec(wanted)).then_some(codec)
     }
 }
 
@@ -351,7 +339,7 @@ impl Saved {
         let vector = shift.and_then(|shift| missing.get(&shift.vector?));
         let tensors = self.stored.tensors.iter().enumerate().map(|(i, t)| {
             // A tensor is shifted along that of its tiles' name, if the shapes agree.
-            let of = self.source(i);
+            let of = head.items[i].source(i);
             let tiles = &self.stored.tensors[of];
             let lacks_shift = self.shifted.contains(&of)
                 && vector.is_some_and(|v| v.get(&tiles.name).is_some_and(|s| *s == tiles.shape));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::archive::format::BLOB_PIECE;
 use crate::archive::index::IndexEntry;
 use crate::archive::reader::{Archive, Stored};
 use crate::archive::record::{BlobSeal, Head, Seal, TensorSeal};
@@ -11,9 +12,6 @@ use crate::archive::walk::Found;
 use crate::checkpoint::parse_header;
 use crate::error::{Error, Result};
 use crate::frame::{HEADER_LEN, Kind, stored_len};
-
-/// Bytes of every piece of a side file but its last.
-const PIECE: u64 = 1 << 20;
 
 /// Offsets and lengths of the frames behind a head, by kind, item and part.
 pub(super) type Places = BTreeMap<(u8, u32, u32), (u64, u32)>;
@@ -114,7 +112,7 @@ pub(super) fn blank(head: &Head, file_len: u64) -> Result<Seal> {
     }
     let mut blobs = Vec::new();
     for file in &head.side_files {
-        let frame_lens = lens(file.len.div_ceil(PIECE))?;
+        let frame_lens = lens(file.len.div_ceil(BLOB_PIECE as u64))?;
         blobs.push(BlobSeal { frame_lens, ..BlobSeal::default() });
     }
     Ok(Seal { tensors, blobs, measured: Vec::new() })

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crate::archive::walk::Walk;
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame::HEADER_LEN;
+use crate::frame::{self, HEADER_LEN, Header, MAX_RAW_LEN};
+
+/// Most bytes a stored frame has: what cannot be compressed grows a little.
+pub(super) const MAX_STORED_LEN: usize = MAX_RAW_LEN as usize + (1 << 20);
 
 /// The frames of a file, up to an offset. Read from any thread.
 #[derive(Debug, Clone)]
@@ -46,5 +49,14 @@ impl FrameStore {
         self.file.read_exact_at(out, offset).map_err(|e| {
             Error::truncated(format!("frame at offset {offset} cannot be read")).with_source(e)
         })
+    }
+
+    /// The same for a frame of at most [`MAX_STORED_LEN`] bytes, which is held to its checksums.
+    pub(super) fn read_whole(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<Header> {
+        if len > MAX_STORED_LEN {
+            return Err(Error::corrupt(format!("{len} bytes exceed the cap")));
+        }
+        self.read(offset, len, out)?;
+        Ok(frame::check(out)?.0)
     }
 }

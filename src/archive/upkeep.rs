@@ -11,11 +11,11 @@ use std::path::Path;
 use crate::archive::format::{FOOTER_LEN, PREAMBLE};
 use crate::archive::index::IndexEntry;
 use crate::archive::lock::{check_is_at, open_archive};
-use crate::archive::reader::{Archive, MAX_STORED_LEN, Stored};
+use crate::archive::reader::{Archive, Stored};
 use crate::archive::writer::{ArchiveWriter, Place};
 use crate::codec::LOST;
 use crate::error::{Error, Result, ResultExt};
-use crate::frame::{self, Kind, Label};
+use crate::frame::{Kind, Label};
 
 /// What upkeep made of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,11 +173,7 @@ impl Copy<'_> {
     }
 
     fn frame(&mut self, run: &Run<'_>, part: u32, at: u64, len: usize) -> Result<u64> {
-        if len > MAX_STORED_LEN {
-            return Err(Error::corrupt(format!("{len} bytes exceed the cap")));
-        }
-        self.old.frames().read(at, len, &mut self.frame)?;
-        let found = frame::check(&self.frame)?.0.label;
+        let found = self.old.frames().read_whole(at, len, &mut self.frame)?.label;
         // A tile names its codec, which need not be one that this tool knows.
         let is_lost = run.kind == Kind::Blob && found.codec == LOST;
         let codec = if run.kind == Kind::Tile || is_lost { found.codec } else { 0 };

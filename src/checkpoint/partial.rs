@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::disk;
-use crate::checkpoint::replace::{hidden_name, parent_of, remove_files};
-use crate::checkpoint::sys::Stamp;
-use crate::error::{Error, ErrorKind, Result};
+use crate::checkpoint::disk::{self, parent_of};
+use crate::checkpoint::replace::{hidden_name, remove_files};
+use crate::checkpoint::sys;
+use crate::error::{Error, Result};
 
 /// Says what the shards in the directory are of.
 const IDENTITY_FILE: &str = ".delta-stream-resume";
@@ -44,17 +44,7 @@ impl PartialDir {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(failed)?,
             };
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => {
-                    let text = format!(
-                        "{} is being written by another process; wait for it",
-                        dir.display()
-                    );
-                    return Err(Error::new(ErrorKind::Io, text));
-                }
-                Err(fs::TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
-            }
+            sys::lock(&lock, dir)?;
             // Whoever held the lock before may have renamed or removed it.
             let named = match fs::symlink_metadata(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -65,7 +55,7 @@ impl PartialDir {
                 return Err(Error::invalid_argument(text));
             }
             let open = lock.metadata().map_err(failed)?;
-            if Stamp::of(&open).is_same_file(&Stamp::of(&named)) {
+            if sys::is_same_file(&open, &named) {
                 return Ok(Self { path, lock, stays: false });
             }
         }

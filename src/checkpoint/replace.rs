@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkpoint::disk;
+use crate::checkpoint::disk::{self, parent_of};
 use crate::error::{Error, Result};
 
 /// Gives the finished directory `made` the name `dir`. If that `replaces` something, returns where it
@@ -85,14 +85,6 @@ pub(super) fn remove_flat(dir: &Path) -> Result<()> {
 /// Removes the files of a directory. What is no file is an error, and stays.
 pub(super) fn remove_files(dir: &Path) -> io::Result<()> {
     fs::read_dir(dir)?.try_for_each(|entry| disk::remove_file(&entry?.path()))
-}
-
-/// The directory a path stands in.
-pub(super) fn parent_of(dir: &Path) -> &Path {
-    match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 /// `.NAME.role`, with a hash for NAME where it is so long that the whole would not be a legal name.

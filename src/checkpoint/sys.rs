@@ -1,9 +1,12 @@
 //! The positional reads, file identities and hints to the page cache that std offers per
 //! system only, or not at all: a port to one that is not Unix starts here.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of a huge page, and of the largest folio a file is cached in.
 pub(super) const HUGE_PAGE: u64 = 2 << 20;
@@ -86,6 +89,27 @@ pub(super) fn device(metadata: &Metadata) -> u64 {
     metadata.dev()
 }
 
+/// Takes the lock of whoever writes `path`, which goes with the open file.
+///
+/// # Errors
+/// `Io` if another process has it.
+pub(crate) fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let text =
+                format!("{} is being written by another process; wait for it", path.display());
+            Err(Error::new(ErrorKind::Io, text))
+        }
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+}
+
+/// Whether both are one file, whatever was written to it between.
+pub(crate) fn is_same_file(a: &Metadata, b: &Metadata) -> bool {
+    Stamp::of(a).is_same_file(&Stamp::of(b))
+}
+
 /// What changes when a file is replaced or written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
@@ -119,11 +143,12 @@ impl Stamp {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn network_file_systems_are_told_from_local_ones() {
         assert!(
             is_remote_kind(0x6969) && is_remote_kind(0xff53_4d42) && is_remote_kind(0x6573_5546)

@@ -14,11 +14,11 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::json;
 
 use crate::checkpoint::discover::INDEX_NAME;
-use crate::checkpoint::disk::{self, TempDir};
+use crate::checkpoint::disk::{self, TempDir, parent_of};
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
 use crate::checkpoint::partial::PartialDir;
-use crate::checkpoint::replace::{parent_of, put_in_place, remove_flat, take_back};
+use crate::checkpoint::replace::{put_in_place, remove_flat, take_back};
 use crate::checkpoint::sys;
 use crate::checkpoint::writeback::Writeback;
 use crate::error::{Error, Result};
@@ -334,7 +334,7 @@ pub(crate) type TemporaryDir = TempDir;
 
 /// Makes a directory for a checkpoint that is looked at and thrown away, beside `path`.
 pub(crate) fn temporary_dir(path: &Path) -> Result<TemporaryDir> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent_of(path);
     disk::create_temporary_dir(parent, OsStr::new(".delta-stream-trial-"), 0o700)
         .map_err(|e| Error::io("create a directory in", parent, e))
 }

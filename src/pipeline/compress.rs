@@ -7,7 +7,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{
-    Archive, ArchiveWriter, BlobSeal, KeptTensor, Origin, Seal, Sums, TensorSeal,
+    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, KeptTensor, Origin, Seal, Sums, TensorSeal,
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
@@ -23,9 +23,6 @@ use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::{Unit, leave_out, units};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
-
-/// Bytes of a side file a frame holds.
-const BLOB_PIECE: usize = 1 << 20;
 
 /// Stores the fine-tune `ft` as a delta against `base` in a new archive.
 ///

@@ -230,7 +230,7 @@ pub(crate) fn expand(
     let head = frame.first_chunk::<HEADER_LEN>();
     let head = head.ok_or_else(|| Error::truncated("frame shorter than its header"))?;
     let label = Header::parse(head)?.label;
-    if label != (Label { codec: label.codec, ..wanted }) {
+    if !label.is_but_for_codec(wanted) {
         return Err(Error::corrupt("another tile's frame stands here"));
     }
     let codec = codec::of_tile(label.codec, target)?;

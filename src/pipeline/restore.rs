@@ -7,7 +7,7 @@ use std::time::Instant;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::archive::{Archive, Origin, Stored};
+use crate::archive::{Archive, BLOB_PIECE, Stored};
 use crate::checkpoint::{
     CheckpointWriter, ShardLayout, aliases, header_metadata, parse_layout, plan_shards,
 };
@@ -23,8 +23,6 @@ use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::report::RestoreReport;
 
-/// Bytes a piece of a side file may expand to.
-const MAX_PIECE: usize = 1 << 20;
 /// Lost tensors and side files that an error names.
 const MAX_NAMED: usize = 20;
 
@@ -144,7 +142,8 @@ fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
 /// Refuses tensors, and for a whole restore side files, that a recover could not save, naming them.
 fn refuse_lost(archive: &Archive, stored: &Stored, selected: &[usize], whole: bool) -> Result<()> {
     let lost = archive.lost(stored)?;
-    let tensors = selected.iter().filter(|i| lost.tensors.contains(&source_of(stored, **i)));
+    let tensors =
+        selected.iter().filter(|i| lost.tensors.contains(&stored.head.items[**i].source(**i)));
     let mut names: Vec<_> =
         tensors.map(|i| format!("tensor {}", stored.tensors[*i].name)).collect();
     let files = lost.side_files.iter().filter(|_| whole);
@@ -163,17 +162,9 @@ fn refuse_lost(archive: &Archive, stored: &Stored, selected: &[usize], whole: bo
     )))
 }
 
-/// The tensor whose frames restore tensor `i`.
-fn source_of(stored: &Stored, i: usize) -> usize {
-    match stored.head.items[i].origin {
-        Origin::Alias(of) => of as usize,
-        _ => i,
-    }
-}
-
 /// Tensors to decode so that all selected ones are restored, ascending.
 pub(crate) fn sources(stored: &Stored, selected: &[usize]) -> Vec<usize> {
-    let mut wanted: Vec<_> = selected.iter().map(|i| source_of(stored, *i)).collect();
+    let mut wanted: Vec<_> = selected.iter().map(|i| stored.head.items[*i].source(*i)).collect();
     wanted.sort_unstable();
     wanted.dedup();
     wanted
@@ -214,7 +205,7 @@ fn places(stored: &Stored, selected: &[usize], layouts: &[ShardLayout]) -> Vec<V
         .collect();
     let mut places = vec![Vec::new(); stored.tensors.len()];
     for &i in selected {
-        places[source_of(stored, i)].extend(by_name.get(stored.tensors[i].name.as_str()));
+        places[stored.head.items[i].source(i)].extend(by_name.get(stored.tensors[i].name.as_str()));
     }
     places
 }
@@ -334,7 +325,7 @@ impl<'a> BlobPieces<'a> {
     fn read(&mut self, offset: u64, part: u32, stored_len: u32) -> Result<Vec<u8>> {
         let (mut frame, mut piece) = (Vec::new(), Vec::new());
         self.archive.frames().read(offset, stored_len as usize, &mut frame)?;
-        let header = self.decoder.decode(&frame, MAX_PIECE, &mut piece)?;
+        let header = self.decoder.decode(&frame, BLOB_PIECE, &mut piece)?;
         let (variant, item) = (self.stored.id, self.item as u32);
         if header.label != (Label { kind: Kind::Blob, codec: 0, variant, item, part }) {
             return Err(Error::corrupt("another frame stands here"));

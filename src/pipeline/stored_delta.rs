@@ -109,10 +109,7 @@ impl<'a> StoredDelta<'a> {
 
     /// The tensor that has the tiles of tensor `i`.
     fn own_tiles(&self, i: usize) -> usize {
-        match self.stored.head.items[i].origin {
-            Origin::Alias(of) => of as usize,
-            _ => i,
-        }
+        self.stored.head.items[i].source(i)
     }
 
     /// Whether it has no tensor left.

@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::archive::Origin;
 use crate::checkpoint::{CheckpointWriter, parse_layout};
 use crate::error::{Error, Result};
 use crate::pipeline::base_shift::Task;
@@ -55,11 +54,7 @@ pub(crate) fn write_trial(
 fn places(inputs: &Inputs) -> Vec<Vec<(usize, u64)>> {
     let mut places = vec![Vec::new(); inputs.pair.items.len()];
     for (i, (t, p)) in inputs.ft.tensors().iter().zip(&inputs.pair.items).enumerate() {
-        let from = match p.item.origin {
-            Origin::Alias(of) => of as usize,
-            _ => i,
-        };
-        places[from].push((t.shard, t.offset));
+        places[p.item.source(i)].push((t.shard, t.offset));
     }
     places
 }

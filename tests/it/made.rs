@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use delta_stream::{
     Auto, BitDelta, CompressOptions, CompressReport, Dare, DeltaDct, DeltaDq, Method, Observer,
-    Resources, RestoreOptions, Silent, UltraDelta, VerifyLevel, VerifyOptions, VerifyReport,
+    PairShape, Resources, RestoreOptions, Silent, UltraDelta, VerifyLevel, VerifyOptions,
+    VerifyReport,
 };
 use safetensors::SafeTensors;
 
@@ -181,6 +182,14 @@ impl Place {
         let place = Self::empty()?;
         write(&place.base, base)?;
         write(&place.ft, ft)?;
+        Ok(place)
+    }
+
+    /// With a made-up pair of this shape.
+    pub(crate) fn made_up(shape: &PairShape) -> Outcome<Self> {
+        let place = Self::empty()?;
+        delta_stream::make_pair(&place.path(""), shape, 2)?;
+        fs::rename(place.path("fine-tune"), &place.ft)?;
         Ok(place)
     }
 

@@ -301,6 +301,13 @@ struct Judge<'a> {
     states: usize,
 }
 
+/// Whether this was not seen before; it is from now on.
+fn is_new(seen: &mut HashSet<u64>, what: &impl Hash) -> bool {
+    let mut hash = DefaultHasher::new();
+    what.hash(&mut hash);
+    seen.insert(hash.finish())
+}
+
 impl Judge<'_> {
     fn run_next(&self) -> delta_stream::Result<()> {
         let dir = &self.lab.disk;
@@ -319,9 +326,7 @@ impl Judge<'_> {
     fn check(&mut self, disk: &Disk, good: &[Good], what: &str) -> Outcome {
         self.states += 1;
         let tree = disk.tree();
-        let mut hash = DefaultHasher::new();
-        (&tree, good.len()).hash(&mut hash);
-        if !self.seen.insert(hash.finish()) {
+        if !is_new(&mut self.seen, &(&tree, good.len())) {
             return Ok(());
         }
         let dir = &self.lab.disk;
@@ -433,9 +438,7 @@ fn power_fails_and_the_run_goes_on() -> Outcome {
                 for disk in survivors(&before, &events, n, DRAWS[0], &mut rng) {
                     counts.states += 1;
                     let tree = disk.tree();
-                    let mut hash = DefaultHasher::new();
-                    tree.hash(&mut hash);
-                    if !seen.insert(hash.finish()) {
+                    if !is_new(&mut seen, &tree) {
                         continue;
                     }
                     write_tree(dir, &tree)?;

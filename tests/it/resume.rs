@@ -30,11 +30,7 @@ impl Observer for Count {
 }
 
 fn pair() -> Outcome<Place> {
-    let place = Place::empty()?;
-    let shape = PairShape::small().with_sizes(64, 176, 96, 3).with_shards(2, 4);
-    delta_stream::make_pair(&place.path(""), &shape, 2)?;
-    fs::rename(place.path("fine-tune"), &place.ft)?;
-    Ok(place)
+    Place::made_up(&PairShape::small().with_sizes(64, 176, 96, 3).with_shards(2, 4))
 }
 
 fn options(method: Method) -> CompressOptions {
@@ -237,11 +233,7 @@ fn restore_by_shards() -> Outcome {
 
 /// A pair that takes the binary long enough to be killed at different places.
 fn slow_pair() -> Outcome<Place> {
-    let place = Place::empty()?;
-    let shape = PairShape::small().with_sizes(256, 688, 1024, 2).with_shards(2, 6);
-    delta_stream::make_pair(&place.path(""), &shape, 2)?;
-    fs::rename(place.path("fine-tune"), &place.ft)?;
-    Ok(place)
+    Place::made_up(&PairShape::small().with_sizes(256, 688, 1024, 2).with_shards(2, 6))
 }
 
 /// What a run that was not killed before `moment` reports.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
-use crate::archive::lock::{check_is_at, open_archive, open_partial, parent};
+use crate::archive::lock::{check_is_at, open_archive, open_partial};
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
@@ -326,7 +326,7 @@ impl ArchiveWriter {
             // It has another name now; nothing is left to remove.
             let _ = self.temp.take().map(disk::TempPath::keep);
             self.committed = true;
-            if let Err(e) = sync_dir(parent(&self.path)) {
+            if let Err(e) = sync_dir(disk::parent_of(&self.path)) {
                 // A failed run leaves what was there: nothing. What was replaced cannot come back.
                 if self.force || disk::remove_file(&self.path).is_err() {
                     return Err(e.context("the new archive is complete and in place"));

@@ -78,8 +78,7 @@ pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
             Err(e) => return Err(e),
         }
-        let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
-        if let Err(e) = sync_dir(above.unwrap_or(Path::new("."))) {
+        if let Err(e) = sync_dir(parent_of(dir)) {
             // A later run that found it would not know that its name is not safe.
             let _ = remove_dir(dir);
             return Err(e);
@@ -112,6 +111,11 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], mut offset: u64) -> io::Re
         offset += piece.len() as u64;
     }
     Ok(())
+}
+
+/// The directory a path stands in.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn write_piece(file: &File, piece: &[u8], offset: u64) -> io::Result<()> {
