@@ -11,12 +11,14 @@
 use std::fs::File;
 use std::ops::{Deref, Range};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::behind::{self, Behind};
+use crate::checkpoint::buffers::Pool;
+use crate::checkpoint::direct::Direct;
 use crate::checkpoint::sys::{self, HUGE_PAGE};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,8 +26,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// keeps the file in large folios, which cost a tenth of the time of the single pages that come of being
 /// asked. Below that, being asked is three times as fast on cold files. Maps on Linux have huge pages.
 const OWN_READ_AHEAD: u64 = 1 << 20;
-/// Buffers beyond this are given back to the system: tiles have 4 MiB at most.
-const MAX_POOLED_BYTES: usize = 8 << 20;
+
+/// Places of a shard that are asked whether they are cached: one less than so many.
+const PROBES: u64 = 9;
 
 /// How tensor bytes are brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +37,13 @@ pub enum IoMode {
     Mmap,
     /// Bytes are copied into buffers of our own; right for network file systems.
     Read,
-    /// Mapped, or read where a file lies on a network file system: there another machine may change it
-    /// unseen, and a map shows a lost connection as a fatal signal.
+    /// Bytes come straight from the disk to buffers of our own, past the system's cache: least work for
+    /// files that are read once or exceed the memory, and none for files that are cached already.
+    Direct,
+    /// What suits the files. Read where they lie on a network file system: there another machine may
+    /// change them unseen, and a map shows a lost connection as a fatal signal. Direct where the checkpoint
+    /// exceeds a quarter of the memory there is, and would push itself out of the cache, or where it is
+    /// read once and is not in the cache yet. Mapped otherwise.
     Auto,
 }
 
@@ -63,6 +71,11 @@ impl MapChoice {
         Self(IoMode::Auto)
     }
 
+    /// Never maps: reads past the system's cache, or through it where a file system cannot.
+    pub const fn direct() -> Self {
+        Self(IoMode::Direct)
+    }
+
     /// Never maps: reads into buffers.
     pub const fn never() -> Self {
         Self(IoMode::Read)
@@ -71,6 +84,15 @@ impl MapChoice {
     /// The mode chosen.
     pub fn mode(self) -> IoMode {
         self.0
+    }
+
+    /// Whether files of so many bytes together, wanted again soon, are read or written past the system's cache.
+    pub(crate) fn passes_cache_by(self, bytes: u64) -> bool {
+        match self.0 {
+            IoMode::Direct => true,
+            IoMode::Auto => behind::crowds(bytes),
+            IoMode::Mmap | IoMode::Read => false,
+        }
     }
 }
 
@@ -85,6 +107,8 @@ impl Default for MapChoice {
 #[derive(Debug)]
 pub(crate) struct Source {
     maps: bool,
+    /// Where the cache is passed by.
+    direct: Option<Direct>,
     shards: Vec<SourceFile>,
     pool: Arc<Pool>,
 }
@@ -106,22 +130,38 @@ impl Source {
     /// # Errors
     /// `Io` if a shard was written to since the checkpoint was opened.
     pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
+        Self::open(checkpoint, map, false)
+    }
+
+    /// The same, of a checkpoint whose bytes are wanted once: it need not come to the system's cache.
+    pub(crate) fn once(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
+        Self::open(checkpoint, map, true)
+    }
+
+    fn open(checkpoint: &Checkpoint, map: &MapChoice, is_once: bool) -> Result<Source> {
         let mut shards = Vec::with_capacity(checkpoint.shards().len());
         let crowded = behind::crowds(checkpoint.total_bytes());
+        let is_remote = || checkpoint.shards().iter().any(|shard| sys::is_remote(shard.file()));
         let maps = match map.mode() {
             IoMode::Mmap => true,
-            IoMode::Read => false,
-            IoMode::Auto => !checkpoint.shards().iter().any(|shard| sys::is_remote(shard.file())),
+            IoMode::Read | IoMode::Direct => false,
+            IoMode::Auto => !is_remote(),
         };
-        let alone = !maps || cfg!(not(target_os = "linux"));
+        let passes_by = map.passes_cache_by(checkpoint.total_bytes());
+        let is_new = || is_once && map.mode() == IoMode::Auto && !is_cached(checkpoint);
+        let direct = (passes_by || is_new()) && (maps || map.mode() == IoMode::Direct);
+        let direct = direct.then(|| Direct::open(checkpoint.shards())).flatten();
+        let maps = maps && direct.is_none();
+        let alone = direct.is_none() && !maps || cfg!(not(target_os = "linux"));
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
             let (file, path) = (Arc::clone(shard.file()), Arc::from(&*shard.path));
             let asks = alone && sys::read_ahead_bytes(&file).is_none_or(|n| n < OWN_READ_AHEAD);
-            let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
+            let behind =
+                (crowded && direct.is_none()).then(|| Arc::new(Behind::new(Arc::clone(&file))));
             shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
-        Ok(Source { maps, shards, pool: Arc::default() })
+        Ok(Source { maps, direct, shards, pool: Arc::default() })
     }
 
     /// The `len` bytes of shard `shard_idx` from `offset`. A mapped window has read nothing yet.
@@ -148,7 +188,11 @@ impl Source {
             }
         }
         let mut buffer = self.pool.take(len);
-        match sys::read_exact_at(&shard.file, &mut buffer[..len], offset) {
+        let read = match &self.direct {
+            Some(direct) => direct.read(shard_idx, offset, &mut buffer[..len]),
+            None => sys::read_exact_at(&shard.file, &mut buffer[..len], offset),
+        };
+        match read {
             Ok(()) => Ok(Window::new(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
@@ -172,6 +216,23 @@ impl Source {
     pub(crate) fn window_margin(&self) -> u64 {
         let largest = self.shards.iter().map(|shard| shard.len).max().unwrap_or(0);
         if self.maps { largest.min(2 * HUGE_PAGE) } else { 0 }
+    }
+
+    /// Bytes that this source holds whatever is read through it.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.direct.as_ref().map_or(0, Direct::least_bytes)
+    }
+
+    /// Whether it helps to [`keep`](Self::keep) what is read again.
+    pub(crate) fn keeps(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// Keeps so many bytes that were read last, if the system does not.
+    pub(crate) fn keep(&self, bytes: u64) {
+        if let Some(direct) = &self.direct {
+            direct.keep(bytes);
+        }
     }
 
     /// Asks the system to read a range ahead. A hint: it never fails, and may do nothing.
@@ -283,6 +344,15 @@ impl Window {
     }
 }
 
+/// Whether the system has most of a checkpoint in its cache, by a few places of each shard.
+fn is_cached(checkpoint: &Checkpoint) -> bool {
+    let places = checkpoint.shards().iter().flat_map(|shard| {
+        (1..PROBES).map(move |i| sys::is_cached(shard.file(), shard.file_len / PROBES * i))
+    });
+    let (n, n_cached) = places.fold((0, 0), |(n, cached), is| (n + 1, cached + u64::from(is)));
+    2 * n_cached > n
+}
+
 fn cut_short(path: &Path, e: std::io::Error) -> Error {
     let text = format!(
         "{} was cut short while it was being read, or its disk fails; restore it and run again",
@@ -312,29 +382,6 @@ impl Drop for Window {
             // Pages that are mapped stay.
             self.bytes = Bytes::Empty;
             behind.done(range);
-        }
-    }
-}
-
-/// Buffers between two windows. It never holds more of them than were in use at once.
-#[derive(Debug, Default)]
-struct Pool(Mutex<Vec<Vec<u8>>>);
-
-impl Pool {
-    /// A buffer of at least `len` bytes, of which those not new keep their old contents.
-    fn take(&self, len: usize) -> Vec<u8> {
-        let pooled = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut buffer = pooled.unwrap_or_default();
-        if buffer.len() < len {
-            // A fresh allocation copies nothing over and holds no more than is asked for.
-            buffer = vec![0; len];
-        }
-        buffer
-    }
-
-    fn give(&self, buffer: Vec<u8>) {
-        if (1..=MAX_POOLED_BYTES).contains(&buffer.len()) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
         }
     }
 }

@@ -5,8 +5,11 @@
 
 mod alias;
 mod behind;
+mod buffers;
+mod direct;
 mod discover;
 pub(crate) mod disk;
+mod gather;
 mod header;
 mod index;
 mod layout;

@@ -16,6 +16,48 @@ pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Res
     FileExt::read_exact_at(file, buf, offset)
 }
 
+/// Reads some bytes from `offset`, leaving the file's cursor alone.
+pub(super) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    FileExt::read_at(file, buf, offset)
+}
+
+/// Whether the system has the byte at `offset` in its cache; false where it does not say.
+pub(super) fn is_cached(file: &File, offset: u64) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let mut byte = [0];
+        let mut into = [io::IoSliceMut::new(&mut byte)];
+        // It reads what can be had without waiting for the disk.
+        preadv2(file, &mut into, offset, ReadWriteFlags::NOWAIT) == Ok(1)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, offset);
+        false
+    }
+}
+
+/// Lets reads and writes of an open file pass the page cache by, or not; memory and offsets are then held
+/// to multiples of a disk's blocks.
+///
+/// # Errors
+/// `InvalidInput` or `Unsupported` if its file system cannot.
+pub(super) fn set_direct(file: &File, is_direct: bool) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+        let mut flags = fcntl_getfl(file)?;
+        flags.set(OFlags::DIRECT, is_direct);
+        Ok(fcntl_setfl(file, flags)?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        if is_direct { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+}
+
 /// Asks the system to give up the cached pages of `len` bytes from `offset`, without waiting for it:
 /// those that are not on disk yet begin to be written and stay, others are dropped. A hint: it never
 /// fails, and may do nothing.

@@ -9,12 +9,14 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
 
+use crate::checkpoint::buffers::Blocks;
 use crate::checkpoint::discover::INDEX_NAME;
 use crate::checkpoint::disk::{self, TempDir, parent_of};
+use crate::checkpoint::gather::{Gather, OPEN_BYTES};
 use crate::checkpoint::layout::ShardLayout;
 use crate::checkpoint::names::{NameSet, shown};
 use crate::checkpoint::partial::PartialDir;
@@ -36,6 +38,8 @@ pub(crate) struct CheckpointWriter {
     temp: PartialDir,
     names: NameSet,
     shards: Vec<WrittenShard>,
+    /// Of shards that are written past the system's cache.
+    blocks: Option<Arc<Blocks>>,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,18 @@ impl CheckpointWriter {
         disk::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         check_replaceable(&dir, force)?;
         let temp = PartialDir::open(&dir)?;
-        Ok(Self { dir, force, temp, names: NameSet::default(), shards: Vec::new() })
+        let (names, shards, blocks) = (NameSet::default(), Vec::new(), None);
+        Ok(Self { dir, force, temp, names, shards, blocks })
+    }
+
+    /// Writes shards that are started from now on past the system's cache, where that can be done.
+    pub(crate) fn pass_cache_by(&mut self) {
+        self.blocks = Some(Arc::default());
+    }
+
+    /// Bytes that it holds while it writes.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.blocks.as_ref().map_or(0, |_| OPEN_BYTES)
     }
 
     /// Creates the file of `layout` with its header and its full length; gives its index. It is whole
@@ -109,9 +124,11 @@ impl CheckpointWriter {
         let out = if whole.is_ok_and(|m| m.len() == layout.file_len) {
             None
         } else {
-            let out = self.create_file(&format!("{}{PART}", layout.file_name))?;
+            let mut out = self.create_file(&format!("{}{PART}", layout.file_name))?;
             disk::set_len(&out.file, layout.file_len)
                 .map_err(|e| Error::io("extend", &out.path, e))?;
+            let blocks = self.blocks.as_ref();
+            out.gather = blocks.and_then(|b| Gather::open(&out.path, layout.file_len, b));
             out.write_at(0, &layout.header)?;
             Some(out)
         };
@@ -265,7 +282,7 @@ impl CheckpointWriter {
             disk::remove_file(&path).map_err(|e| Error::io("replace", &path, e))?;
         }
         let file = disk::create_new(&path).map_err(|e| Error::io("create", &path, e))?;
-        Ok(SyncedFile { file, path, writeback: Mutex::default() })
+        Ok(SyncedFile { file, path, gather: None, writeback: Mutex::default() })
     }
 }
 
@@ -274,19 +291,27 @@ impl CheckpointWriter {
 struct SyncedFile {
     file: File,
     path: PathBuf,
+    /// Where its blocks go straight to the disk.
+    gather: Option<Gather>,
     writeback: Mutex<Writeback>,
 }
 
 impl SyncedFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        disk::write_all_at(&self.file, bytes, offset)
-            .map_err(|e| Error::io("write", &self.path, e))?;
+        let failed = |e| Error::io("write", &self.path, e);
+        if let Some(gather) = &self.gather {
+            return gather.write_at(&self.file, offset, bytes).map_err(failed);
+        }
+        disk::write_all_at(&self.file, bytes, offset).map_err(failed)?;
         let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = writeback.wrote(&self.file, offset, bytes.len() as u64);
         sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
     fn finish(&self) -> Result<()> {
+        if let Some(gather) = &self.gather {
+            gather.finish(&self.file).map_err(|e| Error::io("write", &self.path, e))?;
+        }
         disk::sync_all(&self.file).map_err(|e| Error::io("sync", &self.path, e))?;
         let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
         writeback.synced(&self.file);

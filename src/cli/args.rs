@@ -56,8 +56,8 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "N")]
     pub(crate) seed: Option<u64>,
 
-    /// How checkpoints are read: mapped (their files must not change during the run), copied, or
-    /// copied from network file systems alone
+    /// How checkpoints are read: mapped (their files must not change during the run), copied, past the
+    /// system's cache (direct; restored ones are written so too), or as suits them
     #[arg(long, global = true, value_enum, default_value_t = Io::Auto)]
     pub(crate) io: Io,
 
@@ -84,6 +84,7 @@ pub(crate) enum Io {
     Auto,
     Mmap,
     Read,
+    Direct,
 }
 
 /// What to do.

@@ -103,6 +103,7 @@ fn map_choice(io: Io) -> MapChoice {
         // SAFETY: as above.
         Io::Mmap => unsafe { MapChoice::trusting_files_stay_unchanged() },
         Io::Read => MapChoice::never(),
+        Io::Direct => MapChoice::direct(),
     }
 }
 

@@ -59,6 +59,11 @@ impl Needs {
         Ok(width)
     }
 
+    /// Bytes that a run of this width leaves of `max_memory`.
+    pub(crate) fn spare(&self, max_memory: u64, width: Width) -> u64 {
+        max_memory.saturating_sub(self.total(width))
+    }
+
     /// Bytes a run of this width is expected to take at most.
     pub(crate) fn forecast(&self, width: Width) -> u64 {
         self.total(width)

@@ -119,7 +119,8 @@ impl DecodeStage<'_> {
         }
         tile += self.base.map_or(0, |base| base.source().window_margin());
         let shift = self.shift.map_or(0, Shift::resident_bytes);
-        Needs { resident: self.stored.resident_bytes() + shift, tile, worker }
+        let source = self.base.map_or(0, |base| base.source().resident_bytes());
+        Needs { resident: self.stored.resident_bytes() + shift + source, tile, worker }
     }
 
     /// Bytes all wanted tensors restore to.

@@ -18,6 +18,7 @@ use crate::pipeline::inputs::Inputs;
 use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::passes::{bytes_read, keep_for_later};
 use crate::pipeline::schedule::{Block, Job, TileReader, Unit};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{DeltaState, Sides};
@@ -335,13 +336,15 @@ pub(crate) fn encode_units(
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());
+    let spare = needs.spare(options.resources.max_memory, width);
+    keep_for_later(inputs, units, joint.len(), spare);
     let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), merged_rx);
     let mut findings = Findings::default();
     let lossy = method.lossy();
     let mut merger =
         lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
     let n_joint = joint.last().map_or(0, |pass| pass + 1);
-    let total = units.iter().map(|u| unit_bytes(inputs, u, n_joint)).sum();
+    let total = units.iter().map(|u| bytes_read(inputs, u, n_joint)).sum();
     let mut done = 0;
     run_ordered(
         width,
@@ -369,14 +372,4 @@ pub(crate) fn encode_units(
         },
     )?;
     Ok(findings)
-}
-
-/// Bytes of the fine-tune that all passes over a unit read, of which the first `n_joint` are up to the last
-/// joint one.
-fn unit_bytes(inputs: &Inputs, unit: &Unit, n_joint: usize) -> u64 {
-    let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes() as u64;
-    let tiling = &inputs.pair.items[unit.tensor].tiling;
-    let elements: u64 = unit.tiles.clone().map(|i| tiling.get(i).n_elements() as u64).sum();
-    let passes = if unit.is_kept { n_joint } else { unit.n_surveys + 1 };
-    elements * lane * passes as u64
 }

@@ -42,7 +42,10 @@ impl Inputs {
         let base_path = base.to_owned();
         let (ft, base) = (Checkpoint::open(ft)?, Checkpoint::open(base)?);
         let map = &options.resources.map;
-        let (ft_source, base_source) = (Source::new(&ft, map)?, Source::new(&base, map)?);
+        // The base is there for the next fine-tune too.
+        let is_once = options.method.lossy().is_none_or(|m| m.joint_passes().is_empty());
+        let ft_source = if is_once { Source::once(&ft, map)? } else { Source::new(&ft, map)? };
+        let base_source = Source::new(&base, map)?;
         let mut pair = Pair::new(&ft, &base, &options.method, &options.policy);
         pair.find_aliases(&ft, &ft_source)?;
         let calibrate = options.calibrate.as_deref();
@@ -126,7 +129,9 @@ impl Inputs {
         let held = method.lossy().map_or(0, |m| m.held_bytes(&mut self.matrices()));
         let (statistics, buffers) =
             self.calibration.as_ref().map_or((0, 0), |c| c.needs(&self.pair));
-        let resident = 8 * headers + 32 * tiles + held + statistics + sides.resident_bytes();
+        let sources = self.ft_source.resident_bytes() + self.base_source.resident_bytes();
+        let records = 8 * headers + 32 * tiles + sources;
+        let resident = records + held + statistics + sides.resident_bytes();
         Needs { resident, tile, worker: worker + buffers }
     }
 

@@ -19,6 +19,7 @@ mod inspect;
 mod merge;
 mod options;
 mod ordered;
+mod passes;
 mod read_ahead;
 mod recover;
 mod remove;

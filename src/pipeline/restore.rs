@@ -54,6 +54,9 @@ pub fn restore(
     let shift = load_shift(&opened, &stored)?;
     let identity = identity(&stored, &layouts)?;
     let mut writer = CheckpointWriter::create_as(output, options.force, identity, options.resume)?;
+    if options.resources.map.passes_cache_by(layouts.iter().map(|l| l.file_len).sum()) {
+        writer.pass_cache_by();
+    }
     for layout in &layouts {
         writer.start_shard(layout)?;
     }
@@ -217,7 +220,9 @@ fn write_tensors(
     options: &RestoreOptions,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let width = stage.needs().width(options.resources.max_memory, options.resources.threads)?;
+    let mut needs = stage.needs();
+    needs.resident += writer.buffer_bytes();
+    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     let (mut done, total) = (0, stage.total_bytes());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use delta_stream::{
-    BaseShift, BaseVector, CompressOptions, DeltaDct, Method, Observer, Resources, RestoreOptions,
-    Silent, VerifyOptions,
+    BaseShift, BaseVector, CompressOptions, DeltaDct, MapChoice, Method, Observer, Resources,
+    RestoreOptions, Silent, VerifyOptions,
 };
 
 use crate::made::{Outcome, Place, Rng, one_shard, shard, twins};
@@ -196,12 +196,16 @@ impl Lab {
 
     /// `restore` of variant `one` to `to`.
     pub(crate) fn restore(&self, to: &'static str, force: bool, shard_bytes: Option<u64>) -> Run {
-        let base = self.place.base.clone();
         let mut options = RestoreOptions::default()
             .with_name(Some("one".to_owned()))
             .with_resources(Resources::default().with_threads(1))
             .with_force(force);
         options.max_shard_size = shard_bytes;
+        self.restore_with(to, options)
+    }
+
+    fn restore_with(&self, to: &'static str, options: RestoreOptions) -> Run {
+        let base = self.place.base.clone();
         Box::new(move |dir| {
             let (archive, to) = (dir.join(ARCHIVE), dir.join(to));
             delta_stream::restore(&archive, &base, &to, &options, &Silent).map(drop)
@@ -254,7 +258,10 @@ impl Lab {
         full.insert("out/".into(), Vec::new());
         full.insert("out/config.json".into(), b"{ }\n".to_vec());
         full.insert("out/model.safetensors".into(), vec![7; 600]);
+        let resources = Resources::default().with_threads(1).with_map(MapChoice::direct());
+        let past_cache = RestoreOptions::default().with_resources(resources);
         let cases = [
+            ("restore past the cache", &one, self.restore_with("out", past_cache)),
             ("restore", &one, self.restore("out", false, None)),
             ("restore --force", &full, self.restore("out", true, None)),
             ("restore --max-shard-size", &one, self.restore("out", false, Some(800))),

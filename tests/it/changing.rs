@@ -51,7 +51,7 @@ fn a_file_that_is_cut_or_written_to_ends_the_run() -> Outcome {
     for i in 0..RUNS {
         let file = [&place.ft, &place.base][i % 2].join("model.safetensors");
         let whole = fs::read(&file)?;
-        let child = compress(&place, ["mmap", "read", "auto"][i % 3])?;
+        let child = compress(&place, ["mmap", "read", "auto", "direct"][i / 2 % 4])?;
         std::thread::sleep(lasts.mul_f64(0.1 + rng.below(600) as f64 / 1000.0));
         let open = OpenOptions::new().write(true).open(&file)?;
         if i % 4 == 3 {

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use delta_stream::{
     Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, GroupIndex,
-    MapChoice, Method, PairShape, Rates, Resources, RestoreOptions, SignScale, Silent, Size,
-    TraceOf, TraceReference, UltraDelta, kernel,
+    IoMode, MapChoice, Method, PairShape, Rates, Resources, RestoreOptions, SignScale, Silent,
+    Size, TraceOf, TraceReference, UltraDelta, kernel,
 };
 
 use crate::made::{Files, Outcome, Place, read};
@@ -14,25 +14,31 @@ use crate::made::{Files, Outcome, Place, read};
 /// The switch of the vector code is the process's: one test at a time.
 static SIMD: Mutex<()> = Mutex::new(());
 
-/// Ways to run that must not show: threads, memory in MiB, mapped, vector code.
-const WAYS: [(usize, u64, bool, bool); 6] = [
-    (2, 512, false, true),
-    (1, 128, false, true),
-    (7, 2048, true, true),
-    (2, 128, true, false),
-    (7, 128, false, true),
-    (1, 2048, false, false),
+/// Ways to run that must not show: threads, memory in MiB, how files are read, vector code.
+const WAYS: [(usize, u64, IoMode, bool); 7] = [
+    (2, 512, IoMode::Direct, true),
+    (1, 128, IoMode::Read, true),
+    (7, 2048, IoMode::Mmap, true),
+    (2, 128, IoMode::Mmap, false),
+    (7, 128, IoMode::Read, true),
+    (1, 2048, IoMode::Auto, false),
+    (7, 256, IoMode::Direct, true),
 ];
 
-fn resources(threads: usize, mib: u64, mapped: bool) -> Resources {
-    let map = if mapped { mapped_choice() } else { MapChoice::never() };
-    Resources::default().with_threads(threads).with_max_memory(mib << 20).with_map(map)
+fn resources(threads: usize, mib: u64, io: IoMode) -> Resources {
+    Resources::default().with_threads(threads).with_max_memory(mib << 20).with_map(choice(io))
 }
 
 #[expect(unsafe_code, reason = "the promise of MapChoice is made here")]
-fn mapped_choice() -> MapChoice {
-    // SAFETY: the test wrote these files and changes them no more.
-    unsafe { MapChoice::trusting_files_stay_unchanged() }
+fn choice(io: IoMode) -> MapChoice {
+    match io {
+        IoMode::Read => MapChoice::never(),
+        IoMode::Direct => MapChoice::direct(),
+        // SAFETY: the test wrote these files and changes them no more.
+        IoMode::Mmap => unsafe { MapChoice::trusting_files_stay_unchanged() },
+        // SAFETY: as above.
+        IoMode::Auto => unsafe { MapChoice::trusting_local_files_stay_unchanged() },
+    }
 }
 
 fn archive_of(
@@ -73,12 +79,12 @@ fn check(place: &Place, method: &Method) -> Outcome {
 fn check_shifted(place: &Place, method: &Method, shift: Option<BaseShift>) -> Outcome {
     let _alone = SIMD.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut archive, mut restored) = (None, None);
-    for (threads, mib, mapped, simd) in WAYS {
+    for (threads, mib, io, simd) in WAYS {
         kernel::set_simd(simd);
-        let way = format!("{method:?}: {threads} threads, {mib} MiB, mapped {mapped}, simd {simd}");
-        let bytes = archive_of(place, method, shift.clone(), resources(threads, mib, mapped))?;
+        let way = format!("{method:?}: {threads} threads, {mib} MiB, {io:?}, simd {simd}");
+        let bytes = archive_of(place, method, shift.clone(), resources(threads, mib, io))?;
         assert!(archive.get_or_insert_with(|| bytes.clone()) == &bytes, "{way}: archive");
-        let files = restored_of(place, resources(threads, mib, mapped))?;
+        let files = restored_of(place, resources(threads, mib, io))?;
         assert!(restored.get_or_insert_with(|| files.clone()) == &files, "{way}: restored");
     }
     kernel::set_simd(true);

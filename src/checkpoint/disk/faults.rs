@@ -181,8 +181,15 @@ pub(super) fn tear(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let Some(fault) = injector.due().filter(|f| f.torn > 0 && f.at == injector.heard.asked) else {
         return Ok(());
     };
-    let part = &bytes[..fault.torn.min(bytes.len())];
-    file.write_all_at(part, offset)?;
+    let mut part = &bytes[..fault.torn.min(bytes.len())];
+    match file.write_all_at(part, offset) {
+        // A file that is written in whole sectors alone.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            part = &part[..part.len() / 4096 * 4096];
+            file.write_all_at(part, offset)?;
+        }
+        written => written?,
+    }
     injector.heard.changes.push(Change::wrote(file, part, offset));
     Ok(())
 }

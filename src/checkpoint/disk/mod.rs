@@ -113,6 +113,11 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], mut offset: u64) -> io::Re
     Ok(())
 }
 
+/// Writes an aligned block at once, of a file whose writes pass the page cache by.
+pub(crate) fn write_block_at(file: &File, block: &[u8], offset: u64) -> io::Result<()> {
+    write_piece(file, block, offset)
+}
+
 /// The directory a path stands in.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -13,17 +13,19 @@ fn mapping() -> MapChoice {
 }
 
 #[test]
-fn mapped_and_read_windows_agree_at_every_alignment() {
+fn mapped_read_and_direct_windows_agree_at_every_alignment() {
     let dir = tempfile::tempdir().unwrap();
     let path = put(dir.path(), "x.safetensors", vectors(&[("a", 3), ("b", 20_001), ("c", 0)]));
     let whole = fs::read(&path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let mapped = Source::new(&checkpoint, &mapping()).unwrap();
     let read = Source::new(&checkpoint, &MapChoice::never()).unwrap();
+    let direct = Source::new(&checkpoint, &MapChoice::direct()).unwrap();
+    assert!(!read.keeps());
     for (offset, len) in
         [(0, 0), (0, 1), (1, 4096), (4095, 2), (4096, 4096), (8191, 9000), (whole.len(), 0)]
     {
-        for source in [&mapped, &read] {
+        for source in [&mapped, &read, &direct] {
             source.will_need(0, offset as u64, len);
             let window = source.window(0, offset as u64, len).unwrap();
             window.populate().unwrap();
@@ -42,7 +44,7 @@ fn ranges_outside_the_file_are_refused_and_hints_ignore_them() {
     let path = put(dir.path(), "x.safetensors", vectors(&[("a", 3)]));
     let checkpoint = Checkpoint::open(&path).unwrap();
     let len = checkpoint.total_bytes();
-    for map in [mapping(), MapChoice::never()] {
+    for map in [mapping(), MapChoice::never(), MapChoice::direct()] {
         let source = Source::new(&checkpoint, &map).unwrap();
         for (shard, offset, n) in
             [(0, len, 1), (0, 0, len as usize + 1), (0, u64::MAX, 1), (0, 1, usize::MAX), (1, 0, 0)]
@@ -60,7 +62,8 @@ fn files_that_change_are_noticed() {
     let path = put(dir.path(), "x.safetensors", vectors(&[("a", 300)]));
     let checkpoint = Checkpoint::open(&path).unwrap();
     checkpoint.shards()[0].check_unchanged().unwrap();
-    let sources = [mapping(), MapChoice::never()].map(|m| Source::new(&checkpoint, &m).unwrap());
+    let sources = [mapping(), MapChoice::never(), MapChoice::direct()]
+        .map(|m| Source::new(&checkpoint, &m).unwrap());
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(20).unwrap();
     let error = checkpoint.shards()[0].check_unchanged().unwrap_err();
     assert!(error.to_string().contains("was changed"), "{error}");
@@ -104,7 +107,7 @@ fn threads_share_a_source() {
     let path = put(dir.path(), "x.safetensors", vectors(&[("a", 50_000)]));
     let whole = fs::read(&path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
-    for map in [mapping(), MapChoice::never()] {
+    for map in [mapping(), MapChoice::never(), MapChoice::direct()] {
         let source = Source::new(&checkpoint, &map).unwrap();
         std::thread::scope(|scope| {
             for t in 0..4 {

@@ -1,0 +1,242 @@
+//! Reads past the system's page cache, in large aligned blocks, and keeps the blocks used last.
+//!
+//! Bytes that are read once need no place in the cache: the disk puts them straight into a buffer that is
+//! used again and again, which costs a core next to nothing. A page that comes to the cache is found,
+//! cleared of its old owner, entered and later given up, and where the machine is a guest its host may
+//! have to find it too: more than half a second of a core a GB.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use crate::checkpoint::Shard;
+use crate::checkpoint::buffers::{BLOCK, Block};
+use crate::checkpoint::sys;
+
+/// Blocks that are kept at least: a tile may begin in one and end in the next.
+const LEAST_BLOCKS: u64 = 3;
+
+/// The shards of a checkpoint, opened a second time for such reads.
+#[derive(Debug)]
+pub(super) struct Direct {
+    files: Vec<DirectFile>,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Debug)]
+struct DirectFile {
+    file: File,
+    len: u64,
+}
+
+/// Blocks, and which of them was used when.
+#[derive(Debug)]
+struct Cache {
+    most: usize,
+    clock: u64,
+    blocks: Vec<Held>,
+    /// Shard and number of a block, and where it is in `blocks`.
+    held: HashMap<(usize, u64), usize>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// None if reading it failed.
+    place: Option<(usize, u64)>,
+    used: u64,
+    bytes: Block,
+}
+
+impl Direct {
+    /// `None` if a shard's file system cannot, or its path leads to another file by now.
+    pub(super) fn open(shards: &[Shard]) -> Option<Self> {
+        let files = shards.iter().map(DirectFile::open).collect::<io::Result<_>>().ok()?;
+        Some(Self::of(files))
+    }
+
+    fn of(files: Vec<DirectFile>) -> Self {
+        let (most, held) = (LEAST_BLOCKS as usize, HashMap::new());
+        let cache = Mutex::new(Cache { most, clock: 0, blocks: Vec::new(), held });
+        Self { files, cache }
+    }
+
+    /// Fills `out` from `offset` of a shard.
+    ///
+    /// # Errors
+    /// What the system says; `UnexpectedEof` if the file is shorter than it was.
+    pub(super) fn read(&self, shard_idx: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let end = offset + out.len() as u64;
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        for number in offset / BLOCK..end.div_ceil(BLOCK) {
+            let start = number * BLOCK;
+            let part = offset.max(start)..end.min(start + BLOCK);
+            let block = cache.block((shard_idx, number), &self.files[shard_idx])?;
+            let to = (part.start - offset) as usize..(part.end - offset) as usize;
+            let from = (part.start - start) as usize..(part.end - start) as usize;
+            out[to].copy_from_slice(&block[from]);
+        }
+        Ok(())
+    }
+
+    /// Keeps the blocks that `bytes` of a few tensors, which are read again, lie in; as far as possible also
+    /// where these are few.
+    pub(super) fn keep(&self, bytes: u64) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.most = (LEAST_BLOCKS + bytes.div_ceil(BLOCK)) as usize;
+    }
+
+    /// Bytes of the blocks that are kept at least.
+    pub(super) fn least_bytes(&self) -> u64 {
+        LEAST_BLOCKS * BLOCK
+    }
+}
+
+impl Cache {
+    fn block(&mut self, place: (usize, u64), file: &DirectFile) -> io::Result<&[u8]> {
+        self.clock += 1;
+        let at = match self.held.get(&place) {
+            Some(at) => *at,
+            None => self.load(place, file)?,
+        };
+        self.blocks[at].used = self.clock;
+        Ok(&self.blocks[at].bytes)
+    }
+
+    fn load(&mut self, place: (usize, u64), file: &DirectFile) -> io::Result<usize> {
+        let at = if self.blocks.len() < self.most {
+            self.blocks.push(Held { place: None, used: 0, bytes: Block::new()? });
+            self.blocks.len() - 1
+        } else {
+            let all = self.blocks.iter().enumerate();
+            all.min_by_key(|(_, block)| block.used).map_or(0, |(at, _)| at)
+        };
+        let block = &mut self.blocks[at];
+        if let Some(old) = block.place.take() {
+            self.held.remove(&old);
+        }
+        file.read_block(place.1, &mut block.bytes)?;
+        block.place = Some(place);
+        self.held.insert(place, at);
+        Ok(at)
+    }
+}
+
+impl DirectFile {
+    fn open(shard: &Shard) -> io::Result<Self> {
+        let file = File::open(&shard.path)?;
+        if !sys::is_same_file(&file.metadata()?, &shard.file().metadata()?) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        sys::set_direct(&file, true)?;
+        Ok(Self { file, len: shard.file_len })
+    }
+
+    /// Reads block `number`, as far as the file has it.
+    fn read_block(&self, number: u64, out: &mut [u8]) -> io::Result<()> {
+        let range: Range<u64> = number * BLOCK..self.len.min((number + 1) * BLOCK);
+        let wanted = (range.end - range.start) as usize;
+        let mut done = 0;
+        while done < wanted {
+            done += match sys::read_at(&self.file, &mut out[done..], range.start + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                    // Its file system wants other alignments than any disk has, or was cut off within one.
+                    sys::set_direct(&self.file, false)?;
+                    sys::read_exact_at(&self.file, &mut out[..wanted], range.start)?;
+                    wanted - done
+                }
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+    use std::sync::LazyLock;
+
+    /// Two files of more blocks than are kept, and what they hold.
+    static FILES: LazyLock<(tempfile::TempDir, Vec<Vec<u8>>)> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let lens = [5 * BLOCK as usize + 1234, 2 * BLOCK as usize];
+        let bytes = lens.map(|n| (0..n).map(|i| (i * 7 + i / 4099) as u8).collect::<Vec<_>>());
+        for (i, bytes) in bytes.iter().enumerate() {
+            std::fs::write(dir.path().join(i.to_string()), bytes).unwrap();
+        }
+        (dir, bytes.into())
+    });
+
+    fn opened() -> Direct {
+        let (dir, bytes) = &*FILES;
+        let file = |(i, bytes): (usize, &Vec<u8>)| {
+            let file = open(&dir.path().join(i.to_string()));
+            DirectFile { file, len: bytes.len() as u64 }
+        };
+        Direct::of(bytes.iter().enumerate().map(file).collect())
+    }
+
+    fn open(path: &Path) -> File {
+        let file = File::open(path).unwrap();
+        if sys::set_direct(&file, true).is_err() {
+            eprintln!("{} cannot be read past the cache: it is read through it", path.display());
+        }
+        file
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn any_ranges_in_any_order_are_the_files(
+            keep in 0u64..6 * BLOCK,
+            places in prop::collection::vec((0usize..2, any::<prop::sample::Index>(), 0usize..5 << 20), 1..24),
+        ) {
+            let direct = opened();
+            direct.keep(keep);
+            for (shard, at, len) in places {
+                let bytes = &FILES.1[shard];
+                let at = at.index(bytes.len());
+                let len = len.min(bytes.len() - at);
+                let mut out = vec![0; len];
+                direct.read(shard, at as u64, &mut out).unwrap();
+                prop_assert!(out == bytes[at..at + len]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_not_read_again() {
+        let direct = opened();
+        direct.keep(3 * BLOCK);
+        let held =
+            || direct.cache.lock().unwrap().blocks.iter().map(|b| b.place).collect::<Vec<_>>();
+        let mut out = [0; 1];
+        let mut read = |number: u64| direct.read(0, number * BLOCK, &mut out).unwrap();
+        (0..6).for_each(&mut read);
+        let before = held();
+        (0..6).for_each(&mut read);
+        assert_eq!((before.len(), held()), (6, before));
+    }
+
+    #[test]
+    fn a_file_that_was_cut_short_is_an_error_and_not_old_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, vec![7; 3 * BLOCK as usize]).unwrap();
+        let direct = Direct::of(vec![DirectFile { file: open(&path), len: 3 * BLOCK }]);
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for len in [BLOCK + 8192, BLOCK + 5000] {
+            file.set_len(len).unwrap();
+            let error = direct.read(0, BLOCK, &mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        direct.read(0, 0, &mut [0; 8]).unwrap();
+    }
+}
