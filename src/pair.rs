@@ -75,7 +75,7 @@ impl Pair {
             if t.n_bytes == 0 || by_shape[&key(t)] < 2 || self.items[i].dropped {
                 continue;
             }
-            let start = source.window(t.shard, t.offset, t.n_bytes.min(FINGERPRINT) as usize)?;
+            let start = source.peek(t.shard, t.offset, t.n_bytes.min(FINGERPRINT) as usize)?;
             let lossy = self.items[i].item.lossy;
             let found = by_start.entry((key(t), lossy, start.to_vec())).or_default();
             let mut twin = None;

@@ -79,6 +79,11 @@ impl Archive {
         Self { frames, path: path.to_owned(), footer, index }
     }
 
+    /// Reads frames past the system's cache from now on, where that can be done.
+    pub(crate) fn pass_cache_by(&mut self) {
+        self.frames.pass_cache_by(&self.path);
+    }
+
     /// Its frames, up to the last whole generation.
     pub(crate) fn frames(&self) -> &FrameStore {
         &self.frames

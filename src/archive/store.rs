@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::archive::walk::Walk;
+use crate::checkpoint::Direct;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{self, HEADER_LEN, Header, MAX_RAW_LEN};
 
@@ -16,11 +18,24 @@ pub(super) const MAX_STORED_LEN: usize = MAX_RAW_LEN as usize + (1 << 20);
 pub(crate) struct FrameStore {
     file: Arc<File>,
     end: u64,
+    /// Where the system's cache is passed by.
+    direct: Option<Arc<Direct>>,
 }
 
 impl FrameStore {
     pub(crate) fn new(file: Arc<File>, end: u64) -> Self {
-        Self { file, end }
+        Self { file, end, direct: None }
+    }
+
+    /// Reads frames past the system's cache from now on, in blocks, if the file at `path` is this one and
+    /// its file system can.
+    pub(super) fn pass_cache_by(&mut self, path: &Path) {
+        self.direct = Direct::open_file(path, &self.file, self.end).ok().map(Arc::new);
+    }
+
+    /// Bytes that it holds while it is read.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.direct.as_ref().map_or(0, |direct| direct.least_bytes())
     }
 
     /// Bytes of the whole file, which may go on behind the frames.
@@ -46,7 +61,11 @@ impl FrameStore {
         }
         out.clear();
         out.resize(len, 0);
-        self.file.read_exact_at(out, offset).map_err(|e| {
+        let read = match &self.direct {
+            Some(direct) => direct.read(0, offset, out),
+            None => self.file.read_exact_at(out, offset),
+        };
+        read.map_err(|e| {
             Error::truncated(format!("frame at offset {offset} cannot be read")).with_source(e)
         })
     }

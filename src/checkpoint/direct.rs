@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::checkpoint::Shard;
@@ -18,9 +19,9 @@ use crate::checkpoint::sys;
 /// Blocks that are kept at least: a tile may begin in one and end in the next.
 const LEAST_BLOCKS: u64 = 3;
 
-/// The shards of a checkpoint, opened a second time for such reads.
+/// The shards of a checkpoint, or an archive, opened a second time for such reads.
 #[derive(Debug)]
-pub(super) struct Direct {
+pub(crate) struct Direct {
     files: Vec<DirectFile>,
     cache: Mutex<Cache>,
 }
@@ -52,8 +53,17 @@ struct Held {
 impl Direct {
     /// `None` if a shard's file system cannot, or its path leads to another file by now.
     pub(super) fn open(shards: &[Shard]) -> Option<Self> {
-        let files = shards.iter().map(DirectFile::open).collect::<io::Result<_>>().ok()?;
+        let open = |s: &Shard| DirectFile::open(&s.path, s.file(), s.file_len);
+        let files = shards.iter().map(open).collect::<io::Result<_>>().ok()?;
         Some(Self::of(files))
+    }
+
+    /// The first `len` bytes of one file, which is open as `file`.
+    ///
+    /// # Errors
+    /// If its file system cannot, or another file is at `path` by now.
+    pub(crate) fn open_file(path: &Path, file: &File, len: u64) -> io::Result<Self> {
+        Ok(Self::of(vec![DirectFile::open(path, file, len)?]))
     }
 
     fn of(files: Vec<DirectFile>) -> Self {
@@ -66,7 +76,7 @@ impl Direct {
     ///
     /// # Errors
     /// What the system says; `UnexpectedEof` if the file is shorter than it was.
-    pub(super) fn read(&self, shard_idx: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read(&self, shard_idx: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let end = offset + out.len() as u64;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for number in offset / BLOCK..end.div_ceil(BLOCK) {
@@ -88,7 +98,7 @@ impl Direct {
     }
 
     /// Bytes of the blocks that are kept at least.
-    pub(super) fn least_bytes(&self) -> u64 {
+    pub(crate) fn least_bytes(&self) -> u64 {
         LEAST_BLOCKS * BLOCK
     }
 }
@@ -124,13 +134,13 @@ impl Cache {
 }
 
 impl DirectFile {
-    fn open(shard: &Shard) -> io::Result<Self> {
-        let file = File::open(&shard.path)?;
-        if !sys::is_same_file(&file.metadata()?, &shard.file().metadata()?) {
+    fn open(path: &Path, opened: &File, len: u64) -> io::Result<Self> {
+        let file = File::open(path)?;
+        if !sys::is_same_file(&file.metadata()?, &opened.metadata()?) {
             return Err(io::ErrorKind::NotFound.into());
         }
         sys::set_direct(&file, true)?;
-        Ok(Self { file, len: shard.file_len })
+        Ok(Self { file, len })
     }
 
     /// Reads block `number`, as far as the file has it.
@@ -160,7 +170,6 @@ impl DirectFile {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::path::Path;
     use std::sync::LazyLock;
 
     /// Two files of more blocks than are kept, and what they hold.

@@ -169,12 +169,7 @@ impl Source {
     /// # Errors
     /// `InvalidArgument` for a range outside the shard; `Io` if reading fails or the file shrank.
     pub(crate) fn window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        let shard =
-            self.shards.get(shard_idx).filter(|s| s.holds(offset, len)).ok_or_else(|| {
-                Error::invalid_argument(format!(
-                    "{len} bytes at {offset} of shard {shard_idx} lie outside the checkpoint"
-                ))
-            })?;
+        let shard = self.shard(shard_idx, offset, len)?;
         if len == 0 {
             // The system refuses to map nothing.
             return Ok(Window::new(Bytes::Empty));
@@ -187,19 +182,45 @@ impl Source {
                 return Ok(Window::new(bytes));
             }
         }
+        match &self.direct {
+            Some(direct) => self.fill(shard, len, |out| direct.read(shard_idx, offset, out)),
+            None => self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset)),
+        }
+    }
+
+    /// [`window`](Self::window), of a few bytes far from others that are read: no block is read for them.
+    pub(crate) fn peek(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
+        if self.direct.is_none() {
+            return self.window(shard_idx, offset, len);
+        }
+        let shard = self.shard(shard_idx, offset, len)?;
+        self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset))
+    }
+
+    fn shard(&self, shard_idx: usize, offset: u64, len: usize) -> Result<&SourceFile> {
+        self.shards.get(shard_idx).filter(|s| s.holds(offset, len)).ok_or_else(|| {
+            Error::invalid_argument(format!(
+                "{len} bytes at {offset} of shard {shard_idx} lie outside the checkpoint"
+            ))
+        })
+    }
+
+    /// A window of `len` bytes that `read` brings in.
+    fn fill(
+        &self,
+        shard: &SourceFile,
+        len: usize,
+        read: impl FnOnce(&mut [u8]) -> std::io::Result<()>,
+    ) -> Result<Window> {
         let mut buffer = self.pool.take(len);
-        let read = match &self.direct {
-            Some(direct) => direct.read(shard_idx, offset, &mut buffer[..len]),
-            None => sys::read_exact_at(&shard.file, &mut buffer[..len], offset),
-        };
-        match read {
+        match read(&mut buffer[..len]) {
             Ok(()) => Ok(Window::new(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
                 if e.kind() == std::io::ErrorKind::UnexpectedEof {
                     return Err(cut_short(&shard.path, e));
                 }
-                Err(Error::io("read", &shard.path, e).context(format!("{len} bytes at {offset}")))
+                Err(Error::io("read", &shard.path, e).context(format!("{len} bytes")))
             }
         }
     }

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use alias::aliases;
+pub(crate) use direct::Direct;
 pub(crate) use discover::INDEX_NAME;
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;

@@ -119,8 +119,9 @@ impl DecodeStage<'_> {
         }
         tile += self.base.map_or(0, |base| base.source().window_margin());
         let shift = self.shift.map_or(0, Shift::resident_bytes);
-        let source = self.base.map_or(0, |base| base.source().resident_bytes());
-        Needs { resident: self.stored.resident_bytes() + shift + source, tile, worker }
+        let base = self.base.map_or(0, |base| base.source().resident_bytes());
+        let sources = base + self.archive.frames().buffer_bytes();
+        Needs { resident: self.stored.resident_bytes() + shift + sources, tile, worker }
     }
 
     /// Bytes all wanted tensors restore to.

@@ -65,8 +65,8 @@ pub(crate) fn base_range(item: &Item, dtype: DType, tile: &Tile) -> Option<Range
 /// without reading it.
 pub(crate) fn base_probe(source: &Source, base: &TensorInfo, used: u64) -> Result<u64> {
     let n = PROBE.min(used);
-    let mut bytes = source.window(base.shard, base.offset, n as usize)?.to_vec();
-    bytes.extend_from_slice(&source.window(base.shard, base.offset + used - n, n as usize)?);
+    let mut bytes = source.peek(base.shard, base.offset, n as usize)?.to_vec();
+    bytes.extend_from_slice(&source.peek(base.shard, base.offset + used - n, n as usize)?);
     Ok(xxh3_64(&bytes))
 }
 

@@ -39,7 +39,11 @@ pub fn verify(
     if let VerifyLevel::Subset(subset) = &options.level {
         subset.validate()?;
     }
-    let opened = Archive::open(archive)?;
+    let mut opened = Archive::open(archive)?;
+    let in_order = matches!(options.level, VerifyLevel::Frames | VerifyLevel::Decode(_));
+    if in_order && options.resources.map.passes_cache_by(opened.committed_len()) {
+        opened.pass_cache_by();
+    }
     let base = match &options.level {
         VerifyLevel::Decode(path) => Some(Base::open(path, &options.resources.map)?),
         _ => None,
