@@ -17,7 +17,7 @@ const START_KEY: u64 = 0x4c4f_5752_414e_4b31;
 /// A vector of which the ones before leave less than this share of its squared length is none.
 const LEAST_REST: f64 = 1e-8;
 /// Rows that are multiplied together.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 /// Lanes of a sum along a row.
 const LANES: usize = 16;
 /// The greatest code.
@@ -76,7 +76,8 @@ pub fn peel(
                 let sum = entry.iter().zip(&weights).map(|(x, w)| f64::from(*x) * w).sum::<f64>();
                 sum as f32
             };
-            if pays(sigma) && factors.push(values, right.iter().map(along), step) {
+            let codes = right.iter().map(|entry| code(along(entry) / step));
+            if pays(sigma) && factors.push(values, codes, step) {
                 is_cut |= factors.last_is_cut(n_cols);
             } else if is_cut {
                 break;
@@ -88,12 +89,21 @@ pub fn peel(
     factors
 }
 
+/// Takes directions off a matrix of `n_cols` columns that [`peel`] found in the same matrix with the same
+/// `step`: `right` has their right codes. What is returned and left is the same.
+pub fn peel_again(values: &mut [f32], n_cols: usize, step: f32, right: &[i8]) -> Factors {
+    let mut factors = Factors::default();
+    for codes in right.chunks_exact(n_cols.max(1)) {
+        factors.push(values, codes.iter().copied(), step);
+    }
+    factors
+}
+
 impl Factors {
-    /// Takes the direction of `right`, whose length is its strength, off the matrix; false if it is
-    /// nothing.
-    fn push(&mut self, values: &mut [f32], right: impl Iterator<Item = f32>, step: f32) -> bool {
+    /// Takes the direction with these right codes off the matrix; false if it is nothing.
+    fn push(&mut self, values: &mut [f32], right: impl Iterator<Item = i8>, step: f32) -> bool {
         let before = (self.right.len(), self.left.len());
-        self.right.extend(right.map(|x| code(x / step)));
+        self.right.extend(right);
         let codes = &self.right[before.0..];
         let norm = length(codes);
         if norm != 0.0 {
@@ -176,20 +186,20 @@ vectorised! {
 
 #[inline(always)]
 fn multiply_body(values: &[f32], n_cols: usize, right: &[Entry], left: &mut [Entry]) {
-    let (fours, rest) = left.as_chunks_mut::<ROWS>();
-    let (whole, last) = values.split_at(fours.len() * ROWS * n_cols);
-    for (rows, sums) in whole.chunks_exact(ROWS * n_cols).zip(fours) {
-        let (a, b) = rows.split_at(2 * n_cols);
-        let ((a, b), (c, d)) = (a.split_at(n_cols), b.split_at(n_cols));
-        let mut four = [[0.0; BLOCK]; ROWS];
-        for ((((entry, a), b), c), d) in right.iter().zip(a).zip(b).zip(c).zip(d) {
-            for (sum, x) in four.iter_mut().zip([a, b, c, d]) {
+    let (groups, rest) = left.as_chunks_mut::<ROWS>();
+    let (whole, last) = values.split_at(groups.len() * ROWS * n_cols);
+    let right = &right[..n_cols];
+    for (rows, out) in whole.chunks_exact(ROWS * n_cols).zip(groups) {
+        let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &rows[r * n_cols..][..n_cols]);
+        let mut sums = [[0.0; BLOCK]; ROWS];
+        for (j, entry) in right.iter().enumerate() {
+            for (sum, row) in sums.iter_mut().zip(&rows) {
                 for k in 0..BLOCK {
-                    sum[k] += x * entry[k];
+                    sum[k] += row[j] * entry[k];
                 }
             }
         }
-        *sums = four;
+        *out = sums;
     }
     for (row, out) in last.chunks_exact(n_cols).zip(rest) {
         let mut sum = [0.0; BLOCK];
@@ -215,15 +225,15 @@ vectorised! {
 #[inline(always)]
 fn multiply_transposed_body(values: &[f32], n_cols: usize, left: &[Entry], right: &mut [Entry]) {
     right.fill([0.0; BLOCK]);
-    let (fours, rest) = left.as_chunks::<ROWS>();
-    let (whole, last) = values.split_at(fours.len() * ROWS * n_cols);
-    for (rows, four) in whole.chunks_exact(ROWS * n_cols).zip(fours) {
-        let (a, b) = rows.split_at(2 * n_cols);
-        let ((a, b), (c, d)) = (a.split_at(n_cols), b.split_at(n_cols));
-        for ((((entry, a), b), c), d) in right.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            for (of, x) in four.iter().zip([a, b, c, d]) {
+    let (groups, rest) = left.as_chunks::<ROWS>();
+    let (whole, last) = values.split_at(groups.len() * ROWS * n_cols);
+    let right = &mut right[..n_cols];
+    for (rows, group) in whole.chunks_exact(ROWS * n_cols).zip(groups) {
+        let rows: [&[f32]; ROWS] = std::array::from_fn(|r| &rows[r * n_cols..][..n_cols]);
+        for (j, entry) in right.iter_mut().enumerate() {
+            for (of, row) in group.iter().zip(&rows) {
                 for k in 0..BLOCK {
-                    entry[k] += x * of[k];
+                    entry[k] += row[j] * of[k];
                 }
             }
         }

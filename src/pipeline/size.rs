@@ -15,6 +15,7 @@ use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::{Unit, units};
 use crate::pipeline::strip::Strip;
+use crate::survey::held::Room;
 
 /// One row in so many tells how strong a tensor's delta is.
 const SHARE: u64 = 16;
@@ -35,7 +36,7 @@ pub(crate) fn settle(
     if let Some(plan) = &method.plan {
         let rates = planned_rates(inputs, &plan.matrices)?;
         let (bits, level) = (*BITS.end(), plan.noise_level);
-        method.settled = Some(Settled { bits, level, rates: Some(rates) });
+        method.settled = Some(Settled { bits, level, rates: Some(rates), room: Room::default() });
         return Ok(method);
     }
     let all = inputs.fine_tuned_bytes() as f64;
@@ -46,7 +47,7 @@ pub(crate) fn settle(
         _ => *BITS.end(),
     };
     let level = noise_level(&sources(inputs, observer)?, bits);
-    method.settled = Some(Settled { bits, level, rates: None });
+    method.settled = Some(Settled { bits, level, rates: None, room: Room::default() });
     Ok(method)
 }
 

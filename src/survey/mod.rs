@@ -1,9 +1,13 @@
 //! Statistics gathered before anything is encoded: what a pass over one tile found. Methods merge
 //! the tiles of a matrix, in tile order, into their plan.
 
+pub(crate) mod held;
 pub(crate) mod trace_norm;
 
+use std::sync::Arc;
+
 use crate::codec::trellis::TileNeeds;
+use crate::survey::held::Held;
 
 /// What one pass found in one tile.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +54,8 @@ pub(crate) enum TileStats {
         positions: Vec<u32>,
         codes: Vec<u8>,
     },
-    /// What is left of a tile when its leading directions are peeled off.
-    Needs(TileNeeds),
+    /// What is left of a tile when its leading directions are peeled off, and these, if they are held.
+    Needs(TileNeeds, Option<Arc<Held>>),
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,
 }

@@ -77,15 +77,15 @@ pub(crate) struct TileNeeds {
     pub(crate) log_spread: f64,
 }
 
-/// What a tile would cost and keep; `None` if its delta is not finite. `choose` says which directions are
-/// taken off a delta of this energy.
+/// What a tile would cost and keep, and the right codes of its directions; `None` if its delta is not
+/// finite. `choose` says which directions are taken off a delta of this energy.
 pub(crate) fn survey(
     tile: &DeltaTile<'_>,
     choose: impl FnOnce(f64) -> Option<Directions>,
     scratch: &mut Scratch,
-) -> Option<TileNeeds> {
+) -> Option<(TileNeeds, Vec<i8>)> {
     let energy = delta(tile, &mut scratch.residual)?;
-    let factors = take_off(tile, energy, choose(energy), &mut scratch.residual);
+    let factors = take_off(tile, energy, choose(energy), None, &mut scratch.residual);
     let (mut residual, mut n, mut sum, mut squares) = (0.0, 0.0, 0.0, 0.0);
     for row in scratch.residual.chunks_exact(tile.n_cols) {
         let power = quantise::sum_squares(row);
@@ -98,7 +98,8 @@ pub(crate) fn survey(
     let log_spread =
         if n == 0.0 { 0.0 } else { (squares / n - (sum / n) * (sum / n)).max(0.0).sqrt() };
     let (n_rows, n_cols, factor_bytes) = (tile.n_rows, tile.n_cols, factor_bytes(&factors));
-    Some(TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread })
+    let needs = TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread };
+    Some((needs, factors.right))
 }
 
 /// Fills `values` with a tile's delta and returns its sum of squares; `None` if that is not finite.
@@ -108,15 +109,20 @@ pub(super) fn delta(tile: &DeltaTile<'_>, values: &mut Vec<f32>) -> Option<f64> 
     energy.is_finite().then_some(energy)
 }
 
-/// Takes directions off the delta of a tile, which has this energy.
+/// Takes directions off the delta of a tile, which has this energy; `known` are the right codes that the
+/// survey of the tile found.
 pub(super) fn take_off(
     tile: &DeltaTile<'_>,
     energy: f64,
     directions: Option<Directions>,
+    known: Option<&[i8]>,
     values: &mut [f32],
 ) -> Factors {
-    match directions {
-        Some(directions) if STEPS.contains(&directions.step) => {
+    match (directions, known) {
+        (Some(Directions { step, .. }), Some(right)) => {
+            low_rank::peel_again(values, tile.n_cols, step, right)
+        }
+        (Some(directions), None) if STEPS.contains(&directions.step) => {
             let Directions { step, max_rank, .. } = directions;
             let most = greatest_rank(tile.n_rows, tile.n_cols).min(max_rank);
             let (n_rows, n_cols) = (tile.n_rows as f64, tile.n_cols as f64);

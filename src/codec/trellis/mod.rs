@@ -61,18 +61,20 @@ pub(crate) fn gains_per_octave(rate: usize) -> f64 {
     PER_OCTAVE[rates::distance(rate)] as f64
 }
 
-/// Appends the payload of a tile; `None` if its delta is not finite.
+/// Appends the payload of a tile; `None` if its delta is not finite. `known` are the right codes that
+/// [`survey`] found with the same directions, if they are still there.
 pub(crate) fn encode(
     tile: &DeltaTile<'_>,
     place: MaskPlace,
     decisions: &Decisions,
+    known: Option<&[i8]>,
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Option<()> {
     let Decisions { first, second, n_first, directions } = decisions;
     let Scratch { residual, work, codes, draws, .. } = scratch;
     let energy = directions::delta(tile, residual)?;
-    let factors = directions::take_off(tile, energy, *directions, residual);
+    let factors = directions::take_off(tile, energy, *directions, known, residual);
     for (row, values) in residual.chunks_exact_mut(tile.n_cols).enumerate() {
         mask::flip_signs(place, row, draws, values);
     }
@@ -315,7 +317,7 @@ mod tests {
         let operand = |bytes| Operand { dtype: DType::F32, bytes };
         let tile = DeltaTile { ft: operand(&ft), base: operand(&zeros), n_rows, n_cols };
         let mut out = Vec::new();
-        encode(&tile, PLACE, decisions, &mut Scratch::default(), &mut out)?;
+        encode(&tile, PLACE, decisions, None, &mut Scratch::default(), &mut out)?;
         Some(out)
     }
 
@@ -418,12 +420,15 @@ mod tests {
         let (n_rows, n_cols) = size;
         let tile = DeltaTile { ft: operand(&ft), base: operand(&zeros), n_rows, n_cols };
         let scratch = &mut Scratch::default();
-        let got = survey(&tile, |_| Some(step), scratch).unwrap();
+        let (got, right) = survey(&tile, |_| Some(step), scratch).unwrap();
+        let mut again = Vec::new();
+        encode(&tile, PLACE, &with, Some(&right), scratch, &mut again).unwrap();
+        assert!(!right.is_empty() && Some(again) == coded(&values, size, &with));
         assert!((got.energy / dot(&values, &values) - 1.0).abs() < 1e-6);
         assert!(got.residual < got.energy / 20.0 && got.log_spread < 0.2, "{got:?}");
         // The gains differ, the rest of the payload does not.
         assert!(more.abs_diff(plain + got.factor_bytes) <= n_rows);
-        let without = survey(&tile, |_| None, scratch).unwrap();
+        let (without, _) = survey(&tile, |_| None, scratch).unwrap();
         assert_eq!(
             without,
             TileNeeds {

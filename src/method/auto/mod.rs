@@ -13,14 +13,16 @@
 //! Nothing is fitted to a model: the constants are those of a Gaussian source. What was tried and
 //! measured, and what lost, is in ARCHITECTURE.md, "auto".
 //!
-//! Reads its input twice: for the directions of every tile, and, once all matrices have their rates, to
-//! encode. Before that a sample of rows tells how much noise the size will mean.
+//! Reads its input twice: for the directions of every tile, which are held as far as there is room, and, once
+//! all matrices have their rates, to encode. Before that a sample of rows tells how much noise the size will mean.
 
 pub(crate) mod allocate;
 pub(crate) mod level;
 pub(crate) mod plan;
 
 pub use plan::{MatrixRate, RatePlan};
+
+use std::sync::Arc;
 
 use crate::codec::trellis::{self, Decisions, Directions, TileNeeds};
 use crate::codec::{CodecId, Scratch};
@@ -30,6 +32,7 @@ use crate::method::{
     Decided, Joint, LossyMethod, MatrixCut, Measured, TileAt, TraceNorms, out_of_range,
 };
 use crate::survey::TileStats;
+use crate::survey::held::{self, Held, Room};
 
 /// Bits an entry on the mean that may be asked for.
 pub(crate) const BITS: std::ops::RangeInclusive<f64> = 0.03..=5.0;
@@ -107,6 +110,8 @@ pub(crate) struct Settled {
     pub(crate) level: f64,
     /// Rates of all matrices in file order, if they are given.
     pub(crate) rates: Option<Vec<RowRates>>,
+    /// Where directions are held between survey and encode.
+    pub(crate) room: Room,
 }
 
 impl Default for Auto {
@@ -195,20 +200,27 @@ impl Auto {
 pub(crate) struct AutoPlan {
     /// One for each tile, from the top.
     tiles: Vec<TileNeeds>,
+    /// Directions of each tile that are still held.
+    held: Vec<Option<Arc<Held>>>,
     pub(crate) rates: RowRates,
 }
 
 impl AutoPlan {
     fn new(stats: &[TileStats]) -> Self {
         let needs = |stats: &TileStats| match stats {
-            TileStats::Needs(needs) => Some(*needs),
+            TileStats::Needs(needs, _) => Some(*needs),
             _ => None,
         };
         let known: Vec<_> = stats.iter().map(needs).collect();
         // All tiles but the last are as high; one that is kept exactly has no rate but keeps its rows.
         let n_rows = known.iter().flatten().map(|t| t.n_rows).max().unwrap_or(0);
         let exact = TileNeeds { n_rows, ..TileNeeds::default() };
-        Self { tiles: known.into_iter().map(|t| t.unwrap_or(exact)).collect(), ..Self::default() }
+        let held = |stats: &TileStats| match stats {
+            TileStats::Needs(_, held) => held.clone(),
+            _ => None,
+        };
+        let tiles = known.into_iter().map(|t| t.unwrap_or(exact)).collect();
+        Self { tiles, held: stats.iter().map(held).collect(), ..Self::default() }
     }
 
     /// What the trellis codec is told about a tile.
@@ -236,8 +248,11 @@ impl LossyMethod for Auto {
     fn survey(&self, _pass: usize, at: &TileAt<'_>, scratch: &mut Scratch) -> TileStats {
         let (n_rows, n_cols) = (at.delta.n_rows, at.delta.n_cols);
         let directions = |energy| self.directions(energy, n_rows, n_cols);
-        let needs = trellis::survey(&at.delta, directions, scratch);
-        needs.map_or(TileStats::NonFinite, TileStats::Needs)
+        let Some((needs, right)) = trellis::survey(&at.delta, directions, scratch) else {
+            return TileStats::NonFinite;
+        };
+        let room = self.settled.as_ref().filter(|_| !right.is_empty());
+        TileStats::Needs(needs, room.and_then(|settled| settled.room.hold(right)))
     }
 
     fn merge(
@@ -292,8 +307,13 @@ impl LossyMethod for Auto {
     }
 
     fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
-        // As surveys and as plans.
-        matrices.map(|m| m.n_tiles * 2 * size_of::<TileNeeds>() as u64 + 128).sum()
+        let (mut needs, mut right) = (0, 0);
+        for m in matrices {
+            // As surveys and as plans.
+            needs += m.n_tiles * 2 * size_of::<(TileNeeds, Option<Arc<Held>>)>() as u64 + 128;
+            right += m.n_tiles * (m.n_cols * trellis::MAX_RANK as u64 + size_of::<Held>() as u64);
+        }
+        needs + right.min(held::MOST)
     }
 
     fn worker_bytes(&self, n_elements: u64) -> u64 {
@@ -305,7 +325,11 @@ impl LossyMethod for Auto {
         let energy = plan.tiles.get(at.tile_idx)?.energy;
         let directions = self.directions(energy, at.delta.n_rows, at.delta.n_cols);
         let decisions = plan.decisions(at.tile_idx, directions)?;
-        trellis::encode(&at.delta, at.place, &decisions, scratch, out)?;
+        // Whose directions take no bytes has none.
+        let none = plan.tiles[at.tile_idx].factor_bytes == 0;
+        let held = plan.held.get(at.tile_idx).and_then(|held| held.as_deref()).map(Held::right);
+        let known = if none { Some(&[][..]) } else { held };
+        trellis::encode(&at.delta, at.place, &decisions, known, scratch, out)?;
         Some(CodecId::Trellis)
     }
 
@@ -339,7 +363,8 @@ mod tests {
     #[test]
     fn steps_of_directions_follow_noise_and_variance() {
         let step = |level: f64, energy: f64| {
-            let settled = Some(Settled { bits: 1.0, level, rates: None });
+            let (rates, room) = (None, Room::default());
+            let settled = Some(Settled { bits: 1.0, level, rates, room });
             Auto { settled, ..Auto::default() }.directions(energy, 16, 8).map(|d| d.step)
         };
         // Level 1 and variance 3: the mean of 1 and 4.
@@ -354,14 +379,8 @@ mod tests {
     fn a_tile_kept_exactly_keeps_its_rows() {
         let needs = |n_rows, energy| {
             let (n_cols, residual, factor_bytes, log_spread) = (8, energy, 0, 0.1);
-            TileStats::Needs(TileNeeds {
-                n_rows,
-                n_cols,
-                energy,
-                residual,
-                factor_bytes,
-                log_spread,
-            })
+            let needs = TileNeeds { n_rows, n_cols, energy, residual, factor_bytes, log_spread };
+            TileStats::Needs(needs, None)
         };
         let stats = [TileStats::NonFinite, needs(10, 1.0), needs(10, 0.0), needs(4, 2.0)];
         let mut plan = AutoPlan::new(&stats);
