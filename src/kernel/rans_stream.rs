@@ -118,19 +118,20 @@ impl Encoder {
 pub(super) struct Pair {
     /// What each slot stands for in the first table, and in the high half in the second.
     symbols: Box<[u16; SCALE as usize]>,
-    /// As in [`Slots`], by what a slot stands for; those of the second table follow the first's.
-    spans: Box<[u32; 512]>,
+    /// As in [`Slots`], by what a slot stands for, which is in one of the tables alone.
+    spans: Box<[u32; 256]>,
 }
 
 impl Pair {
-    /// Each table's frequencies sum up to [`SCALE`]; `meaning` is what a byte stands for.
-    pub(super) fn new(freqs: [&[u32; 256]; 2], meaning: impl Fn(u8) -> u8) -> Self {
-        let (mut symbols, mut spans) = (Box::new([0; SCALE as usize]), Box::new([0; 512]));
+    /// Each table's frequencies sum up to [`SCALE`]; `meaning` is what a byte stands for in the table of this
+    /// number, and no two bytes that occur stand for the same.
+    pub(super) fn new(freqs: [&[u32; 256]; 2], meaning: impl Fn(usize, u8) -> u8) -> Self {
+        let (mut symbols, mut spans) = (Box::new([0; SCALE as usize]), Box::new([0; 256]));
         for (which, freqs) in freqs.into_iter().enumerate() {
             let mut start = 0;
-            for (byte, freq) in (0u8..=255).zip(freqs) {
-                let symbol = meaning(byte);
-                spans[which << 8 | usize::from(symbol)] = freq | start << 16;
+            for (byte, freq) in (0u8..=255).zip(freqs).filter(|(_, freq)| **freq > 0) {
+                let symbol = meaning(which, byte);
+                spans[usize::from(symbol)] = freq | start << 16;
                 for both in &mut symbols[start as usize..(start + freq) as usize] {
                     *both |= u16::from(symbol) << (8 * which);
                 }
@@ -140,13 +141,14 @@ impl Pair {
         Self { symbols, spans }
     }
 
-    /// The symbol a state shows in a table, 0 or 1, and the state after it without the word it may need.
+    /// The symbol a state shows in a table, and the state after it without the word it may need. `shift` is 0
+    /// for the first table, 8 for the second.
     #[inline(always)]
-    pub(super) fn step(&self, x: u32, which: u8) -> (u8, u32) {
+    pub(super) fn step(&self, x: u32, shift: u32) -> (u8, u32) {
         let slot = x & (SCALE - 1);
         // Both are looked up before it is known which it is.
-        let symbol = (self.symbols[slot as usize] >> (8 * (which & 1))) as u8;
-        let span = self.spans[usize::from(which & 1) << 8 | usize::from(symbol)];
+        let symbol = (u32::from(self.symbols[slot as usize]) >> (shift & 8)) as u8;
+        let span = self.spans[usize::from(symbol)];
         (symbol, (span & 0xffff) * (x >> SCALE_BITS) + slot - (span >> 16))
     }
 }

@@ -47,6 +47,12 @@ pub struct Lattice {
     pub(super) step: f32,
 }
 
+/// A number's byte is turned left by so many bits while it is read, so that the upper bit of its class is
+/// [`BIT`], which shifts from the first of two tables to the second.
+const TURN: u32 = 2;
+const BIT: u32 = 1 << 3;
+const _: () = assert!(MASKS[0] >> 1 & 1 == 0 && MASKS[1] >> 1 & 1 == 1);
+
 /// What coding with the tables of one rate takes.
 struct Tables {
     /// By number, as a byte.
@@ -68,16 +74,22 @@ fn deviation(rate: usize) -> (f64, f64) {
     (whole * ROOTS[part], reciprocal)
 }
 
+/// The subset of a state.
+#[inline(always)]
+pub(super) fn subset(state: u8) -> u8 {
+    let parity = |mask: u8| (state & mask).count_ones() as u8 % 2;
+    2 * parity(MASKS[0]) + parity(MASKS[1])
+}
+
 impl Lattice {
     pub(super) fn new(rate: usize) -> Self {
         let (deviation, reciprocal) = deviation(rate);
         let input_rms = (4.0 * deviation * deviation - ERROR).sqrt();
-        let parity = |state: usize, mask: u8| (state as u8 & mask).count_ones() as u8 % 2;
         Self {
             rate,
             scale: (input_rms * f64::from(UNIT)) as f32,
             bound: f32::from(GREATEST[rate] - 2) * f32::from(UNIT),
-            subsets: std::array::from_fn(|s| 2 * parity(s, MASKS[0]) + parity(s, MASKS[1])),
+            subsets: std::array::from_fn(|s| subset(s as u8)),
             step: (reciprocal / 2.0) as f32,
         }
     }
@@ -116,7 +128,9 @@ impl Lattice {
                 |point: usize| coders[point % 2][usize::from(fold(point as u8 as i8 >> 1))];
             Tables {
                 coders: (0..256).map(by_point).collect(),
-                pair: Pair::new([&even, &odd], |byte| unfold(byte) as u8),
+                pair: Pair::new([&even, &odd], |odd, byte| {
+                    ((unfold(byte) as u8) << 1 | odd as u8).rotate_left(TURN)
+                }),
             }
         })
     }
@@ -139,23 +153,12 @@ impl Lattice {
 
     /// Fills `points` with the `n` numbers of a path; false if `bytes` are not exactly those of one.
     pub(super) fn read(&self, bytes: &[u8], n: usize, points: &mut Vec<u8>) -> bool {
-        points.clear();
+        points.resize(n, 0);
         if n == 0 {
             return bytes.is_empty();
         }
         let Some(mut decoder) = Decoder::new(bytes) else { return false };
-        points.resize(n, 0);
-        let pair = &self.tables().pair;
-        // What the past says about the classes to come: the lowest bit about the next one.
-        let mut check = 0u8;
-        let is_whole = decoder.run(points, |state| {
-            let is_odd = check & 1;
-            let (half, low) = pair.step(state, is_odd);
-            let if_set = |bit: u8, mask: u8| bit.wrapping_neg() & (mask >> 1);
-            check = check >> 1 ^ if_set(is_odd, MASKS[0]) ^ if_set(half & 1, MASKS[1]);
-            (half << 1 | is_odd, low)
-        });
-        is_whole && decoder.is_at_end()
+        read_points(&self.tables().pair, &mut decoder, points) && decoder.is_at_end()
     }
 
     /// Fills `out` with the values of a path from number `first` on.
@@ -165,6 +168,30 @@ impl Lattice {
             *value = f32::from(*point as i8) * self.step;
         }
     }
+}
+
+vectorised! {
+    /// Fills `points` with the numbers of a path; false if words run out.
+    fn read_points(pair: &Pair, decoder: &mut Decoder<'_>, points: &mut [u8]) -> bool = read_points_body;
+}
+
+#[inline(always)]
+fn read_points_body(pair: &Pair, decoder: &mut Decoder<'_>, points: &mut [u8]) -> bool {
+    // What the past says about the classes to come, a bit for each, from bit 3 up: whether the next number
+    // is odd. A number's own share is the masks of the bits of its class. The least of these bits is about
+    // the very next number, which waits for nothing but it; the others come in one number later.
+    let (mut check, mut later, mut nearest) = (0u32, 0u32, 0u32);
+    let share = |mask: u8| u32::from(mask >> 1 & !1);
+    let is_whole = decoder.run(points, |state| {
+        let is_odd = check & BIT ^ nearest;
+        let (turned, low) = pair.step(state, is_odd);
+        check = (check ^ later) >> 1;
+        nearest = u32::from(turned) & BIT;
+        later = is_odd * share(MASKS[0]) ^ nearest * share(MASKS[1]);
+        (turned, low)
+    });
+    points.iter_mut().for_each(|point| *point = point.rotate_right(TURN));
+    is_whole
 }
 
 /// How often the half of each even number occurs, or that of the even number below each odd one, for the
