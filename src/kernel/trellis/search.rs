@@ -5,7 +5,7 @@
 
 use super::Code;
 use super::book::{Codebook, N_STATES, STATE_BITS};
-use super::lattice::{N_SUBSETS, UNIT};
+use super::lattice::{N_SUBSETS, UNIT, subset};
 
 /// Stretches of a path that are searched side by side. What is found depends on it, so it is the same
 /// on every machine.
@@ -33,6 +33,8 @@ const RENORMALISE: usize = 8;
 const ROUND: f32 = 12_582_912.0;
 /// Decisions that are put into one word.
 const PER_WORD: usize = 16;
+/// Pairs of nodes that have the same predecessors, of a word.
+const PAIRS: usize = PER_WORD / 2;
 /// Words of decisions of a step.
 const WORDS: usize = N_NODES / PER_WORD;
 
@@ -146,6 +148,7 @@ fn forward(
         Code::Book(book) => (book.width, book.scale, 32767.0, &book.rows),
         Code::Lattice(lattice) => (1, lattice.scale, lattice.bound, &lattice.subsets),
     };
+    let first = std::array::from_fn(|place| subset((place * PER_WORD) as u8));
     let mut inputs = vec![Lanes([0; LANES]); RUN * width];
     let mut scores = [Lanes([0; LANES]); N_STATES];
     for (run, back) in work.back.chunks_mut(RUN).enumerate() {
@@ -154,7 +157,10 @@ fn forward(
             score(code, word, &mut scores);
             let [even, odd] = &mut costs;
             let (costs, next) = if i % 2 == 0 { (even, odd) } else { (odd, even) };
-            step(rows, &scores, costs, next, back);
+            match (code, scores.first_chunk()) {
+                (Code::Lattice(_), Some(scores)) => step_lattice(&first, scores, costs, next, back),
+                _ => step(rows, &scores, costs, next, back),
+            }
             if ((i + 1) * width).is_multiple_of(RENORMALISE) {
                 renormalise(next);
             }
@@ -255,41 +261,69 @@ fn step(
     let score = |state: usize| &scores[usize::from(rows[state % N_STATES])];
     for (place, word) in back.iter_mut().enumerate() {
         let mut decisions = Lanes([0; LANES]);
-        for node in (place * PER_WORD..(place + 1) * PER_WORD).step_by(2) {
-            // Both of a pair have the same predecessors.
-            let before = [&costs[node / 2], &costs[(N_NODES / 2 + node / 2) % N_NODES]];
-            let [mut least, mut other] = [Lanes([0; LANES]); 2];
-            let scores = [score(node), score(node + 1)];
-            either(before, scores, &mut least, &mut other, &mut decisions);
-            next[node % N_NODES] = least;
-            next[(node + 1) % N_NODES] = other;
+        for pair in place * PAIRS..(place + 1) * PAIRS {
+            let scores = [score(2 * pair), score(2 * pair + 1)];
+            either(costs, pair, scores, next, &mut decisions);
         }
         *word = decisions;
     }
 }
 
-/// The lesser costs of two nodes that have two predecessors each. The bit that comes in and the one that
-/// goes out tell the same codewords apart, so the second predecessor has the codewords of the first the
-/// other way round.
+/// The same for a lattice, which has four scores. `first` has the subset of each word's first state: subsets
+/// are sums modulo 2 of bits of the state, so all others of a word are as far from it as they are from 0 in
+/// the first word.
+#[inline(always)]
+fn step_lattice(
+    first: &[u8; WORDS],
+    scores: &[Lanes; N_SUBSETS],
+    costs: &[Lanes; N_NODES],
+    next: &mut [Lanes; N_NODES],
+    back: &mut [Lanes<u16>; WORDS],
+) {
+    for ((place, word), first) in back.iter_mut().enumerate().zip(first) {
+        let score = |from_first: u8| &scores[usize::from(first ^ from_first) % N_SUBSETS];
+        let scores = [score(0), score(1), score(2), score(3)];
+        let mut decisions = Lanes([0; LANES]);
+        let mut of = |pair: usize| {
+            let subset = usize::from(subset(2 * pair as u8));
+            let scores = [scores[subset], scores[subset ^ 2]];
+            either(costs, place * PAIRS + pair, scores, next, &mut decisions);
+        };
+        // Written out, so that it is known when this is compiled which score is whose.
+        of(0);
+        of(1);
+        of(2);
+        of(3);
+        of(4);
+        of(5);
+        of(6);
+        of(7);
+        *word = decisions;
+    }
+}
+
+/// The lesser costs of the two nodes of a pair, which have the same two predecessors; `[c, d]` are the scores
+/// of the states that they follow as from the first. The bit that comes in and the one that goes out tell
+/// the same codewords apart, so the second predecessor has those of the first the other way round.
 #[inline(always)]
 fn either(
-    [a, b]: [&Lanes; 2],
+    costs: &[Lanes; N_NODES],
+    pair: usize,
     [c, d]: [&Lanes; 2],
-    least: &mut Lanes,
-    other: &mut Lanes,
+    next: &mut [Lanes; N_NODES],
     decisions: &mut Lanes<u16>,
 ) {
-    const SIGN: u16 = 1 << 15;
+    let [a, b] = [&costs[pair % N_NODES], &costs[(N_NODES / 2 + pair) % N_NODES]];
+    let [mut least, mut other] = [Lanes([0; LANES]); 2];
     for l in 0..LANES {
         let (x, y) = (a.0[l].saturating_add(c.0[l]), b.0[l].saturating_add(d.0[l]));
         let (z, w) = (a.0[l].saturating_add(d.0[l]), b.0[l].saturating_add(c.0[l]));
         least.0[l] = x.min(y);
         other.0[l] = z.min(w);
-        // The sign of a difference says which was less.
-        let first = y.saturating_sub(x) as u16 & SIGN;
-        let second = w.saturating_sub(z) as u16 & SIGN;
-        decisions.0[l] = (decisions.0[l] >> 1 | first) >> 1 | second;
+        decisions.0[l] = (decisions.0[l] << 1 | u16::from(y < x)) << 1 | u16::from(w < z);
     }
+    next[2 * pair % N_NODES] = least;
+    next[(2 * pair + 1) % N_NODES] = other;
 }
 
 /// Brings the least cost back to [`LEAST`].
@@ -331,7 +365,8 @@ fn trace_back(back: &[[Lanes<u16>; WORDS]], nodes: &mut Lanes<u16>, out: &mut [u
                 let low = pick(two, pick(one, a.0[l], b.0[l]), pick(one, c.0[l], d.0[l]));
                 let high = pick(two, pick(one, e.0[l], f.0[l]), pick(one, g.0[l], h.0[l]));
                 let word = pick(four, low, high);
-                let which = word >> (node % PER_WORD as u16) & 1;
+                // The first node's is the highest bit.
+                let which = word >> (!node % PER_WORD as u16) & 1;
                 let state = which << (STATE_BITS - 1) | node;
                 *shifted = state as u8 & 1;
                 before.0[l] = state >> 1;
