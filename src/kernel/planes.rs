@@ -286,17 +286,18 @@ fn undo_words<W: Word>(
     let (out, base) = (W::view_mut(out), W::view(base));
     let n = out.len().min(base.len()).min(planes.len() / W::BYTES);
     let (out, base) = (&mut out[..n], &base[..n]);
-    let planes = planes_of::<W>(planes, n);
     if lane.key_bits == 0 {
-        for (i, (raw, &b)) in out.iter_mut().zip(base).enumerate() {
-            *raw = unfold(word_at::<W>(&planes, i), W::load(b), lane.order).store();
-        }
-        return;
+        return read_planes::<W>(n, planes, |start, words| {
+            let lanes = out[start..].iter_mut().zip(&base[start..]);
+            for (&word, (raw, &b)) in words.iter().zip(lanes) {
+                *raw = unfold(word, W::load(b), lane.order).store();
+            }
+        });
     }
     let sorted = lanes_of::<W>(sorted, n);
-    for (i, raw) in sorted.iter_mut().enumerate() {
-        *raw = word_at::<W>(&planes, i).store();
-    }
+    read_planes::<W>(n, planes, |start, words| {
+        words.iter().zip(&mut sorted[start..]).for_each(|(word, raw)| *raw = word.store());
+    });
     let mut places = Places::of::<W>(base, lane);
     let mut block = Block::<W>::new();
     for ranges in places.blocks(n) {
@@ -326,31 +327,27 @@ fn merge_words<W: Word>(planes: &[u8], lane: Lane, out: &mut [u8]) {
     let out = W::view_mut(out);
     let turn = u32::from(lane.order == Order::Float);
     let n = out.len().min(planes.len() / W::BYTES);
-    let planes = planes_of::<W>(planes, n);
-    for (i, raw) in out[..n].iter_mut().enumerate() {
-        *raw = word_at::<W>(&planes, i).rotate_right(turn).store();
-    }
+    read_planes::<W>(n, planes, |start, words| {
+        let lanes = words.iter().zip(&mut out[start..]);
+        lanes.for_each(|(word, raw)| *raw = word.rotate_right(turn).store());
+    });
 }
 
-/// The planes of `n` lanes; of narrower lanes the last ones are empty.
+/// Shows `then` the words of `n` lanes from their planes, block by block, each with the number of its first.
 #[inline(always)]
-fn planes_of<W: Word>(bytes: &[u8], n: usize) -> [&[u8]; 8] {
-    let mut planes: [&[u8]; 8] = [&[]; 8];
-    if n > 0 {
-        for (plane, bytes) in planes[..W::BYTES].iter_mut().zip(bytes.chunks_exact(n)) {
-            *plane = bytes;
+fn read_planes<W: Word>(n: usize, planes: &[u8], mut then: impl FnMut(usize, &[W])) {
+    let mut block = [W::default(); BLOCK];
+    for start in (0..n).step_by(BLOCK) {
+        let words = &mut block[..BLOCK.min(n - start)];
+        words.fill(W::default());
+        // Plane by plane too.
+        for (b, plane) in planes.chunks_exact(n).take(W::BYTES).enumerate() {
+            for (word, byte) in words.iter_mut().zip(&plane[start..]) {
+                *word = *word | W::from_byte_at(*byte, 8 * b as u32);
+            }
         }
+        then(start, words);
     }
-    planes
-}
-
-#[inline(always)]
-fn word_at<W: Word>(planes: &[&[u8]; 8], i: usize) -> W {
-    let mut word = W::default();
-    for (b, plane) in planes[..W::BYTES].iter().enumerate() {
-        word = word | W::from_byte_at(plane.get(i).copied().unwrap_or(0), 8 * b as u32);
-    }
-    word
 }
 
 /// Plane by plane, so that each loop is one stream and becomes vector code.
