@@ -11,6 +11,7 @@ const LOWEST: u32 = 1 << 16;
 
 /// How one symbol moves a state, with the division by its frequency as a multiplication.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
 pub(super) struct Coder {
     /// 2^64 / freq, rounded up; all ones for 1.
     reciprocal: u64,

@@ -56,7 +56,7 @@ const _: () = assert!(MASKS[0] >> 1 & 1 == 0 && MASKS[1] >> 1 & 1 == 1);
 /// What coding with the tables of one rate takes.
 struct Tables {
     /// By number, as a byte.
-    coders: Vec<Coder>,
+    coders: Box<[Coder; 256]>,
     pair: Pair,
 }
 
@@ -127,7 +127,7 @@ impl Lattice {
             let by_point =
                 |point: usize| coders[point % 2][usize::from(fold(point as u8 as i8 >> 1))];
             Tables {
-                coders: (0..256).map(by_point).collect(),
+                coders: Box::new(std::array::from_fn(by_point)),
                 pair: Pair::new([&even, &odd], |odd, byte| {
                     ((unfold(byte) as u8) << 1 | odd as u8).rotate_left(TURN)
                 }),
@@ -137,7 +137,7 @@ impl Lattice {
 
     /// Appends the numbers of a path, entropy coded.
     pub(super) fn write(&self, points: &[u8], out: &mut Vec<u8>) {
-        let coders = &self.tables().coders;
+        let coders: &[Coder; 256] = &self.tables().coders;
         let mut encoder = Encoder::new(points.len());
         let (groups, rest) = points.as_chunks::<LANES>();
         for (lane, point) in rest.iter().enumerate().rev() {
