@@ -2,13 +2,15 @@
 //! the strong ones, a 2-D DCT, uniform quantisation between each patch's own extremes.
 //!
 //! Reads its input three times, a matrix at a time: patch norms; the magnitude of what the decisions
-//! decode to (only with rescale); encode. Matrices of a stack are layers of their own, and so are bands
-//! of a matrix of more than [`BAND`] elements. The paper ranks patches within a layer, and a band holds as
-//! many of them as a square layer of a 7B model; cut so, what is read three times stays in the page cache
-//! of a machine with little memory, where a layer of a 70B model would come from the disk each time.
+//! decode to (only with rescale), whose codes are held for the encode as far as there is room; encode.
+//! Matrices of a stack are layers of their own, and so are bands of a matrix of more than [`BAND`] elements.
+//! The paper ranks patches within a layer, and a band holds as many of them as a square layer of a 7B model;
+//! cut so, what is read three times stays in the page cache of a machine with little memory, where a layer of
+//! a 70B model would come from the disk each time.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::codec::patches::{self, Decisions, MAX_BITS, MAX_CLASSES, SIDES};
 use crate::codec::{CodecId, Scratch};
@@ -16,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::kernel::select;
 use crate::method::{Decided, LossyMethod, MatrixCut, TileAt, out_of_range};
 use crate::survey::TileStats;
+use crate::survey::held::{self, Held, Room};
 
 /// Settings of Delta-DCT.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +31,8 @@ pub struct DeltaDct {
     pub allocation: Allocation,
     /// Whether a matrix is rescaled to the delta's mean absolute value , as its first re-implementation does. Default on.
     pub rescale: bool,
+    /// Where payloads are held between the last survey and the encode.
+    pub(crate) room: Room,
 }
 
 /// Most elements that are ranked and rescaled together: 64 MiB of both checkpoints in bf16, of which two
@@ -40,7 +45,7 @@ pub(crate) const DEFAULT_PATCH: u16 = 16;
 impl Default for DeltaDct {
     fn default() -> Self {
         let allocation = Allocation(vec![(2, 0.5), (0, 0.5)]);
-        Self { patch: DEFAULT_PATCH, allocation, rescale: true }
+        Self { patch: DEFAULT_PATCH, allocation, rescale: true, room: Room::default() }
     }
 }
 
@@ -117,7 +122,8 @@ impl DeltaDct {
         select::classes_by_rank(&scores, &shares, &mut classes);
         let strongest = scores.iter().copied().fold(0.0, f64::max);
         let mean_abs = sum_abs / n_elements as f64;
-        PatchPlan { starts, classes, exponent: exponent_above(strongest), mean_abs, factor: 1.0 }
+        let exponent = exponent_above(strongest);
+        PatchPlan { starts, classes, exponent, mean_abs, factor: 1.0, held: Vec::new() }
     }
 }
 
@@ -131,6 +137,8 @@ pub(crate) struct PatchPlan {
     /// Mean absolute value of the delta, to which rescaling brings the matrix.
     mean_abs: f64,
     factor: f32,
+    /// Payloads of the tiles but for the factor, as far as they are held.
+    held: Vec<Option<Arc<Held>>>,
 }
 
 /// The smallest power of two that no coefficient of a patch with this sum of squares exceeds, since
@@ -164,9 +172,14 @@ impl LossyMethod for DeltaDct {
             }
             return TileStats::Patches { scores, sum_abs };
         }
-        let magnitude =
-            self.with_decisions(at, |d| patches::decoded_magnitude(&at.delta, d, scratch));
-        TileStats::Magnitude(magnitude.unwrap_or(0.0))
+        let mut payload = std::mem::take(&mut scratch.bytes);
+        payload.clear();
+        let magnitude = self.with_decisions(at, |d| {
+            patches::encode_and_measure(&at.delta, d, scratch, &mut payload)
+        });
+        let held = self.room.hold(&payload);
+        scratch.bytes = payload;
+        TileStats::Magnitude(magnitude.unwrap_or(0.0), held)
     }
 
     fn merge(
@@ -179,23 +192,35 @@ impl LossyMethod for DeltaDct {
         let (1, Decided::Patches(plan)) = (pass, decided) else {
             return Decided::Patches(self.rank(n_elements, stats));
         };
-        let sum: f64 =
-            stats.iter().map(|s| if let TileStats::Magnitude(m) = s { *m } else { 0.0 }).sum();
+        let magnitude = |s: &TileStats| match s {
+            TileStats::Magnitude(sum, held) => (*sum, held.clone()),
+            _ => (0.0, None),
+        };
+        let (sums, held): (Vec<f64>, _) = stats.iter().map(magnitude).unzip();
+        let sum: f64 = sums.iter().sum();
         let decoded = sum / n_elements as f64;
         // Nothing to rescale where nothing was kept.
         let factor = (plan.mean_abs / decoded) as f32;
         let factor = if decoded > 0.0 && factor.is_finite() { factor } else { 1.0 };
-        Decided::Patches(PatchPlan { factor, ..plan.clone() })
+        Decided::Patches(PatchPlan { factor, held, ..plan.clone() })
     }
 
     fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
         let area = u64::from(self.patch) * u64::from(self.patch);
+        let band = matrices.map(|m| (m.n_rows * m.n_cols).min(BAND)).max().unwrap_or(0);
+        // A code takes a byte at most, and one more band may be under way.
+        let held = if self.rescale { (3 * band).min(held::MOST) } else { 0 };
         // Scores, ranks and classes of two bands.
-        matrices.map(|m| (m.n_rows * m.n_cols).min(BAND) / area * 40).max().unwrap_or(0)
+        band / area * 40 + held
     }
 
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId> {
-        self.with_decisions(at, |d| patches::encode(&at.delta, d, scratch, out))?;
+        let Decided::Patches(plan) = &at.plan.decided else { return None };
+        let held = plan.held.get(at.tile_idx).and_then(|held| held.as_deref());
+        self.with_decisions(at, |d| match held {
+            Some(held) => patches::with_factor(held.bytes(), d, out),
+            None => patches::encode(&at.delta, d, scratch, out),
+        })?;
         Some(CodecId::Patches)
     }
 
@@ -296,7 +321,7 @@ mod tests {
         let scores = vec![1.0, 9.0, 4.0, 16.0];
         let stats = [TileStats::Patches { scores, sum_abs: 512.0 }];
         let decided = method.merge(0, &Decided::Nothing, 1024, &stats);
-        let magnitude = [TileStats::Magnitude(256.0)];
+        let magnitude = [TileStats::Magnitude(256.0, None)];
         let Decided::Patches(plan) = method.merge(1, &decided, 1024, &magnitude) else {
             panic!("not patches")
         };

@@ -19,8 +19,9 @@ pub(crate) enum TileStats {
         /// Over the whole delta of the tile.
         sum_abs: f64,
     },
-    /// Sum of absolute values of the decoded delta.
-    Magnitude(f64),
+    /// Sum of absolute values of the decoded delta, and the tile's payload but for what follows from the sums,
+    /// if it is held.
+    Magnitude(f64, Option<Arc<Held>>),
     /// Sums over the delta, or over what earlier bit planes left of it.
     Residual {
         /// Of absolute values of the residual.

@@ -100,15 +100,17 @@ fn each_quantised(
     scratch.give_dct(d.p, dct);
 }
 
-/// Sum of absolute values of what these decisions decode to, before the factor.
-pub(crate) fn decoded_magnitude(
+/// Appends the payload of this tile, and returns the sum of absolute values of what it decodes to, before the
+/// factor.
+pub(crate) fn encode_and_measure(
     tile: &DeltaTile<'_>,
     d: &Decisions<'_>,
     scratch: &mut Scratch,
+    out: &mut Vec<u8>,
 ) -> f64 {
     let area = d.p * d.p;
     let mut sum = 0.0;
-    each_quantised(tile, d, scratch, |block, dct, own| {
+    encode_with(tile, d, scratch, out, |block, dct, own| {
         let patches = own.values.chunks_exact_mut(area).zip(own.codes.chunks_exact(area));
         for ((values, codes), (&range, &k)) in patches.zip(own.ranges.iter().zip(&own.chosen)) {
             let (lo, hi) = widen(d.exponent, range);
@@ -121,12 +123,37 @@ pub(crate) fn decoded_magnitude(
     sum
 }
 
+/// Appends a payload of [`encode_and_measure`] with the factor of these decisions.
+pub(crate) fn with_factor(payload: &[u8], d: &Decisions<'_>, out: &mut Vec<u8>) {
+    let at = out.len() + factor_at(d);
+    out.extend(payload);
+    if let Some(factor) = out.get_mut(at..at + 4) {
+        factor.copy_from_slice(&d.factor.to_bits().to_le_bytes());
+    }
+}
+
+/// Where the factor stands in a payload.
+fn factor_at(d: &Decisions<'_>) -> usize {
+    2 + d.bits.len() + 2
+}
+
 /// Appends the payload of this tile.
 pub(crate) fn encode(
     tile: &DeltaTile<'_>,
     d: &Decisions<'_>,
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
+) {
+    encode_with(tile, d, scratch, out, |_, _, _| ());
+}
+
+/// The same, and shows `then` each block with its ranges and codes; the values are free to be overwritten.
+fn encode_with(
+    tile: &DeltaTile<'_>,
+    d: &Decisions<'_>,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+    mut then: impl FnMut(&Block, &Dct, &mut PatchScratch),
 ) {
     let area = d.p * d.p;
     let own = &mut scratch.patch;
@@ -135,12 +162,13 @@ pub(crate) fn encode(
     ranges.clear();
     streams.resize(d.bits.len(), Vec::new());
     streams.iter_mut().for_each(Vec::clear);
-    each_quantised(tile, d, scratch, |block, _, own| {
+    each_quantised(tile, d, scratch, |block, dct, own| {
         ranges.extend(&own.ranges);
         for (codes, &k) in own.codes.chunks_exact(area).zip(&own.chosen) {
             let (class, bits) = block.bits(d, k);
             pack::pack(codes, stored_bits(bits), &mut streams[class]);
         }
+        then(block, dct, own);
     });
     write_payload(d, &ranges, &streams, out);
     (scratch.patch.tile_ranges, scratch.patch.streams) = (ranges, streams);
@@ -252,6 +280,11 @@ mod tests {
             let d = Decisions { p: 8, bits: &bits, classes: &classes, exponent: 4, factor: 1.0 };
             let mut payload = Vec::new();
             encode(&tile, &d, &mut Scratch::default(), &mut payload);
+            // The factor alone is not known when a tile is measured.
+            let (mut before, mut after) = (Vec::new(), vec![7]);
+            encode_and_measure(&tile, &Decisions { factor: 0.5, ..d }, &mut Scratch::default(), &mut before);
+            with_factor(&before, &d, &mut after);
+            prop_assert!(before != payload && after[1..] == payload);
             let place = MaskPlace::default();
             let target = Target { dtype: DType::F32, n_rows, n_cols, patch: 8, place, gain: 1.0 };
 

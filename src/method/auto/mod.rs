@@ -251,8 +251,9 @@ impl LossyMethod for Auto {
         let Some((needs, right)) = trellis::survey(&at.delta, directions, scratch) else {
             return TileStats::NonFinite;
         };
-        let room = self.settled.as_ref().filter(|_| !right.is_empty());
-        TileStats::Needs(needs, room.and_then(|settled| settled.room.hold(right)))
+        let room = self.settled.as_ref().map(|settled| &settled.room);
+        let held = room.filter(|_| !right.is_empty());
+        TileStats::Needs(needs, held.and_then(|room| room.hold(bytemuck::cast_slice(&right))))
     }
 
     fn merge(
@@ -327,7 +328,8 @@ impl LossyMethod for Auto {
         let decisions = plan.decisions(at.tile_idx, directions)?;
         // Whose directions take no bytes has none.
         let none = plan.tiles[at.tile_idx].factor_bytes == 0;
-        let held = plan.held.get(at.tile_idx).and_then(|held| held.as_deref()).map(Held::right);
+        let held = plan.held.get(at.tile_idx).and_then(|held| held.as_deref());
+        let held = held.map(|held| bytemuck::cast_slice(held.bytes()));
         let known = if none { Some(&[][..]) } else { held };
         trellis::encode(&at.delta, at.place, &decisions, known, scratch, out)?;
         Some(CodecId::Trellis)
