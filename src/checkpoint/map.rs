@@ -27,9 +27,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// asked. Below that, being asked is three times as fast on cold files. Maps on Linux have huge pages.
 const OWN_READ_AHEAD: u64 = 1 << 20;
 
-/// Places of a shard that are asked whether they are cached: one less than so many.
-const PROBES: u64 = 9;
-
 /// How tensor bytes are brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IoMode {
@@ -148,7 +145,7 @@ impl Source {
             IoMode::Auto => !is_remote(),
         };
         let passes_by = map.passes_cache_by(checkpoint.total_bytes());
-        let is_new = || is_once && map.mode() == IoMode::Auto && !is_cached(checkpoint);
+        let is_new = || is_once && map.mode() == IoMode::Auto && !checkpoint.is_cached();
         let direct = (passes_by || is_new()) && (maps || map.mode() == IoMode::Direct);
         let direct = direct.then(|| Direct::open(checkpoint.shards())).flatten();
         let maps = maps && direct.is_none();
@@ -363,15 +360,6 @@ impl Window {
         }
         Ok(())
     }
-}
-
-/// Whether the system has most of a checkpoint in its cache, by a few places of each shard.
-fn is_cached(checkpoint: &Checkpoint) -> bool {
-    let places = checkpoint.shards().iter().flat_map(|shard| {
-        (1..PROBES).map(move |i| sys::is_cached(shard.file(), shard.file_len / PROBES * i))
-    });
-    let (n, n_cached) = places.fold((0, 0), |(n, cached), is| (n + 1, cached + u64::from(is)));
-    2 * n_cached > n
 }
 
 fn cut_short(path: &Path, e: std::io::Error) -> Error {

@@ -53,6 +53,9 @@ use crate::checkpoint::discover::{Found, discover};
 use crate::checkpoint::index::Index;
 use crate::error::{Error, Result};
 
+/// Places of a shard that are asked whether they are cached: one less than so many.
+const PROBES: u64 = 9;
+
 /// An open checkpoint: files and headers, validated; no tensor bytes.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -146,6 +149,15 @@ impl Checkpoint {
     /// Fails if a shard was written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
         self.shards.iter().try_for_each(Shard::check_unchanged)
+    }
+
+    /// Whether the system has most of it in its cache, by a few places of each shard.
+    fn is_cached(&self) -> bool {
+        let places = self.shards.iter().flat_map(|shard| {
+            (1..PROBES).map(move |i| sys::is_cached(shard.file(), shard.file_len / PROBES * i))
+        });
+        let (n, n_cached) = places.fold((0, 0), |(n, cached), is| (n + 1, cached + u64::from(is)));
+        2 * n_cached > n
     }
 
     /// Hash of the names, lengths and modification times of the shards: another one means that something

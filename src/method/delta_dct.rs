@@ -208,8 +208,11 @@ impl LossyMethod for DeltaDct {
     fn held_bytes(&self, matrices: &mut dyn Iterator<Item = MatrixCut>) -> u64 {
         let area = u64::from(self.patch) * u64::from(self.patch);
         let band = matrices.map(|m| (m.n_rows * m.n_cols).min(BAND)).max().unwrap_or(0);
-        // A code takes a byte at most, and one more band may be under way.
-        let held = if self.rescale { (3 * band).min(held::MOST) } else { 0 };
+        let stored = |bits: u8| if bits == 0 { 0.0 } else { f64::from(bits.next_power_of_two()) };
+        let bits: f64 = self.allocation.0.iter().map(|(bits, share)| share * stored(*bits)).sum();
+        // Codes, with class and range of each patch, of three bands that may be under way.
+        let payload = band as f64 * (bits / 8.0 + 8.0 / area as f64);
+        let held = if self.rescale { ((3.0 * payload) as u64).min(held::MOST) } else { 0 };
         // Scores, ranks and classes of two bands.
         band / area * 40 + held
     }

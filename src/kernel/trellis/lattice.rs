@@ -187,7 +187,7 @@ fn read_points_body(pair: &Pair, decoder: &mut Decoder<'_>, points: &mut [u8]) -
         let (turned, low) = pair.step(state, is_odd);
         check = (check ^ later) >> 1;
         nearest = u32::from(turned) & BIT;
-        later = is_odd * share(MASKS[0]) ^ nearest * share(MASKS[1]);
+        later = (is_odd * share(MASKS[0])) ^ (nearest * share(MASKS[1]));
         (turned, low)
     });
     points.iter_mut().for_each(|point| *point = point.rotate_right(TURN));
