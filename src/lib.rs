@@ -62,15 +62,17 @@ pub use method::{
     TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
-    CompressOptions, DEFAULT_MAX_MEMORY, Observer, RecoverOptions, Resources, RestoreOptions,
-    Silent, Subset, VerifyLevel, VerifyOptions, append, compact, compare, compress, forecast,
-    inspect, recover, remove, restore, verify,
+    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Parity, RecoverOptions, RepairOptions,
+    Resources, RestoreOptions, Silent, Subset, UpkeepOptions, VerifyLevel, VerifyOptions, append,
+    compact, compact_with, compare, compress, forecast, inspect, make_parity, recover, remove,
+    remove_with, repair, restore, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
-    CompareReport, CompressReport, Differing, Fault, Forecast, Lost, PartBits, RecoverReport,
-    RecoveredVariant, RemoveReport, RestoreReport, SubsetReport, TensorDifference, TensorSummary,
-    VariantSummary, VerifyReport,
+    CompareReport, CompressReport, Differing, Fault, Forecast, Lost, ParityReport, ParityState,
+    PartBits, RecoverReport, RecoveredVariant, RemoveReport, RepairReport, RepairState,
+    RestoreReport, Span, SubsetReport, Survivors, TensorDifference, TensorSummary, VariantSummary,
+    VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

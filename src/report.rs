@@ -1,10 +1,14 @@
 //! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
 
+mod parity;
 mod trust;
 
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
+pub use crate::report::parity::{
+    ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
+};
 pub use crate::report::trust::{
     Differing, Fault, Lost, RecoverReport, RecoveredVariant, SubsetReport, VerifyReport,
 };
@@ -65,6 +69,8 @@ pub struct CompressReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
+    /// The parity file that was made; null if there is none.
+    pub parity: Option<ParityReport>,
     /// What a person should know about the pair.
     pub notes: Vec<String>,
 }
@@ -241,7 +247,7 @@ pub struct ArchiveSummary {
 }
 
 /// What `remove` did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RemoveReport {
     /// Name of the variant that is gone.
@@ -252,6 +258,8 @@ pub struct RemoveReport {
     pub bytes_before: u64,
     /// Bytes of the file now: the removed variant's stay in it until `compact`.
     pub bytes_after: u64,
+    /// The parity file that was renewed; null if there is none.
+    pub parity: Option<ParityReport>,
 }
 
 /// What `compact` did.
@@ -266,6 +274,8 @@ pub struct CompactReport {
     pub bytes_before: u64,
     /// Bytes of the file now.
     pub bytes_after: u64,
+    /// The parity file that was made; null if there is none.
+    pub parity: Option<ParityReport>,
     /// Most bytes resident at any time.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.

@@ -7,6 +7,7 @@ mod format;
 mod index;
 mod lock;
 mod lost;
+pub(crate) mod parity;
 mod reader;
 mod record;
 mod recover;

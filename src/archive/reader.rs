@@ -329,6 +329,12 @@ fn last_footer(file: &File, path: &Path) -> Result<Footer> {
     if start != PREAMBLE {
         return Err(Error::corrupt("not a delta-stream archive"));
     }
+    find_footer(file, path)
+}
+
+/// The same, whatever the file begins with.
+pub(super) fn find_footer(file: &File, path: &Path) -> Result<Footer> {
+    let len = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
     const STEP: u64 = 1 << 20;
     let mut chunk = Vec::new();
     let mut end = len;

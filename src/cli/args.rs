@@ -14,7 +14,9 @@ pub(crate) use crate::cli::args::make_pair::MakePair;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::cli::values::{Share, share, size};
+use delta_stream::Parity;
+
+use crate::cli::values::{Share, parity, share, size};
 
 /// Fine-tuned checkpoints stored as compressed deltas against their base, in one appendable archive.
 #[derive(Debug, Parser)]
@@ -36,8 +38,8 @@ const AFTER_HELP: &str = "\
 A checkpoint is a local Hugging Face directory, one .safetensors file, or an index.json. Its files
 must not change during a run; one that does ends it, and nothing is written.
 
-Exit codes: 0 done; 1 verify or compare found a difference, or recover lost something; 2 usage; 3 a
-checkpoint is invalid; 4 the archive is damaged; 5 wrong base; 6 input/output; 130 interrupted.";
+Exit codes: 0 done; 1 verify or compare found a difference, recover lost something, or a repair would
+help; 2 usage; 3 a checkpoint is invalid; 4 the archive is damaged; 5 wrong base; 6 input/output; 130 interrupted.";
 
 /// What every verb takes.
 #[derive(Debug, clap::Args)]
@@ -108,6 +110,8 @@ pub(crate) enum Verb {
     Compact(Compact),
     /// Write what is whole of a damaged archive as a new one
     Recover(Recover),
+    /// Rebuild what is damaged of an archive that has a parity file
+    Repair(Repair),
     /// Forecast size, time and memory of a compress
     Plan(Plan),
     /// Make a small sharded pair and run the whole tour on it
@@ -146,6 +150,10 @@ pub(crate) struct Compress {
     #[arg(long)]
     pub(crate) resume: bool,
 
+    /// Write a parity file beside the archive, of this share of it: repair can rebuild what is burnt
+    #[arg(long, value_name = "N%", value_parser = parity)]
+    pub(crate) parity: Option<Parity>,
+
     #[command(flatten)]
     pub(crate) choice: Choice,
 }
@@ -166,6 +174,10 @@ pub(crate) struct Append {
     /// Go on with what a run that was cut off left, and leave what is done if this one is cut off too
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Write a parity file beside the archive, of this share of it [default: as much as it has]
+    #[arg(long, value_name = "N%", value_parser = parity)]
+    pub(crate) parity: Option<Parity>,
 
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -259,12 +271,20 @@ pub(crate) struct Remove {
     /// Name of the variant
     #[arg(long, value_name = "V")]
     pub(crate) name: String,
+
+    /// Write a parity file beside the archive, of this share of it [default: as much as it has]
+    #[arg(long, value_name = "N%", value_parser = parity)]
+    pub(crate) parity: Option<Parity>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Compact {
     /// The archive
     pub(crate) archive: PathBuf,
+
+    /// Write a parity file beside the archive, of this share of it [default: as much as it has]
+    #[arg(long, value_name = "N%", value_parser = parity)]
+    pub(crate) parity: Option<Parity>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -279,6 +299,20 @@ pub(crate) struct Recover {
     /// The base it was made against: also save variants that lost their seal, by decoding them
     #[arg(long, value_name = "BASE")]
     pub(crate) base: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Repair {
+    /// The archive; its parity file lies beside it
+    pub(crate) archive: PathBuf,
+
+    /// Write the mended archive there, and leave the damaged one [default: in its place]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Only say what is damaged, and whether it can be repaired
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]

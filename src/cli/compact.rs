@@ -1,13 +1,17 @@
 //! `compact`.
 
-use delta_stream::{CompactReport, Result};
+use delta_stream::{CompactReport, Result, UpkeepOptions};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
+use crate::cli::repair;
 use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Compact, context: &Context) -> Result<Outcome> {
-    let report = context.watch(|observer| delta_stream::compact(&verb.archive, observer))?;
+    let options =
+        UpkeepOptions::default().with_parity(verb.parity).with_resources(context.resources.clone());
+    let report =
+        context.watch(|observer| delta_stream::compact_with(&verb.archive, &options, observer))?;
     context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
@@ -22,6 +26,7 @@ fn table(report: &CompactReport) -> String {
         .add("before", exact_size(report.bytes_before))
         .add("now", exact_size(report.bytes_after))
         .add("saved", exact_size(report.bytes_before.saturating_sub(report.bytes_after)))
+        .add_if("parity", report.parity.as_ref().map(repair::parity))
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -4,13 +4,14 @@ use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
+use crate::cli::repair;
 use crate::cli::resolve::{self, Context};
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
-    let options = options.with_resume(verb.resume);
+    let options = options.with_resume(verb.resume).with_parity(verb.parity);
     let report = context
         .watch(|observer| delta_stream::compress(ft, base, &verb.output, &options, observer))?;
     context.print(&report, || table(&report))?;
@@ -21,7 +22,7 @@ pub(crate) fn append(verb: &args::Append, context: &Context) -> Result<Outcome> 
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, Some(&verb.name))?;
-    let options = options.with_resume(verb.resume);
+    let options = options.with_resume(verb.resume).with_parity(verb.parity);
     let report = context
         .watch(|observer| delta_stream::append(ft, base, &verb.archive, &options, observer))?;
     context.print(&report, || table(&report))?;
@@ -81,6 +82,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         .add_if("output error", output)
         .add_if("base shift", shift)
         .add_if("measured", measured)
+        .add_if("parity", report.parity.as_ref().map(repair::parity))
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds)
         .add("rate", format!("{} a second", size(rate as u64)));
     facts.to_string()

@@ -15,6 +15,7 @@ mod plan;
 mod progress;
 mod recover;
 mod remove;
+mod repair;
 mod resolve;
 mod restore;
 mod score;
@@ -71,6 +72,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Remove(verb) => remove::run(verb, &context),
         Verb::Compact(verb) => compact::run(verb, &context),
         Verb::Recover(verb) => recover::run(verb, &context),
+        Verb::Repair(verb) => repair::run(verb, &context),
         Verb::Plan(verb) => plan::run(verb, &context),
         Verb::Demo(verb) => demo::run(verb, &context),
         Verb::MakePair(verb) => demo::make_pair(verb, &context),

@@ -1,13 +1,18 @@
 //! `remove`.
 
-use delta_stream::{RemoveReport, Result};
+use delta_stream::{RemoveReport, Result, UpkeepOptions};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
+use crate::cli::repair;
 use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Remove, context: &Context) -> Result<Outcome> {
-    let report = delta_stream::remove(&verb.archive, &verb.name)?;
+    let options =
+        UpkeepOptions::default().with_parity(verb.parity).with_resources(context.resources.clone());
+    let report = context.watch(|observer| {
+        delta_stream::remove_with(&verb.archive, &verb.name, &options, observer)
+    })?;
     context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
@@ -22,6 +27,7 @@ fn table(report: &RemoveReport) -> String {
         .add("removed", &report.removed)
         .add("left", left)
         .add("archive", exact_size(report.bytes_after))
-        .add("space", "given back by compact");
+        .add("space", "given back by compact")
+        .add_if("parity", report.parity.as_ref().map(repair::parity));
     facts.to_string()
 }

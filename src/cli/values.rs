@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use bytesize::ByteSize;
+use delta_stream::Parity;
 
 /// A size in bytes: a number with a decimal (GB) or binary (GiB) unit, or none.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
@@ -34,6 +35,14 @@ pub(crate) fn share(text: &str) -> Result<Share, String> {
             Err("a share is a percentage, as in 5%, or the n-th of t groups, as in 1/20".to_owned())
         }
     }
+}
+
+/// Parity in percent of the archive: `2%`, or without the sign.
+pub(crate) fn parity(text: &str) -> Result<Parity, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    percent
+        .and_then(|percent| Parity::percent(percent).ok())
+        .ok_or_else(|| "parity is a percentage from 0.1% to 100%, as in 2%".to_owned())
 }
 
 /// Entries a group: a number, or left to the library.
@@ -92,6 +101,16 @@ mod tests {
         assert_eq!(share("3/7"), Ok(Share::Group { n: 3, of: 7 }));
         for text in ["", "5", "%", "0%", "-1%", "101%", "nan%", "inf%", "0/3", "4/3", "1/", "/2"] {
             assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn parity_is_a_percentage() {
+        for text in ["2%", "2", "2.0%"] {
+            assert_eq!(parity(text).map(Parity::as_percent), Ok(2.0), "{text}");
+        }
+        for text in ["", "%", "0%", "101", "2%%", "nan", "-2%"] {
+            assert!(parity(text).is_err(), "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ use delta_stream::{Result, Subset, VerifyLevel, VerifyOptions, VerifyReport};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size};
+use crate::cli::repair;
 use crate::cli::resolve::{self, Context};
 use crate::cli::values::Share;
 
@@ -53,7 +54,8 @@ pub(crate) fn table(report: &VerifyReport) -> String {
     };
     let result = match (report.n_faults, report.ok) {
         (0, true) => "ok",
-        (0, false) if report.differing.is_empty() => "INCOMPLETE",
+        (0, false) if !report.lost.is_empty() => "INCOMPLETE",
+        (0, false) if report.differing.is_empty() => "PARITY IS OF NO USE",
         (0, false) => "DIFFERENT",
         _ => "DAMAGED",
     };
@@ -68,6 +70,7 @@ pub(crate) fn table(report: &VerifyReport) -> String {
         let text = format!("{}, which no reader uses", exact_size(report.tail_bytes));
         facts.add("torn tail", text);
     }
+    facts.add_if("parity", report.parity.as_ref().map(repair::parity));
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     for fault in report.faults.iter().take(MAX_LISTED) {
         facts.add("damaged", fault);
@@ -78,7 +81,11 @@ pub(crate) fn table(report: &VerifyReport) -> String {
         facts.add("damaged", format!("... {more} places more; --json lists them"));
     }
     if report.n_faults > 0 {
-        facts.add("next", "recover ARCHIVE -o NEW saves what is whole");
+        let next = match report.parity.as_ref().and_then(|p| p.mendable) {
+            Some(true) => "repair ARCHIVE rebuilds what the parity file covers",
+            _ => "recover ARCHIVE -o NEW saves what is whole",
+        };
+        facts.add("next", next);
     }
     for lost in report.lost.iter().take(MAX_LISTED) {
         let name = lost.tensor.as_ref().or(lost.side_file.as_ref()).map_or("", String::as_str);

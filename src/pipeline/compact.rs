@@ -6,19 +6,35 @@ use std::time::Instant;
 use crate::archive::{self, Upkeep};
 use crate::error::{Error, Result};
 use crate::pipeline::budget::peak_memory;
-use crate::pipeline::options::Observer;
+use crate::pipeline::options::{Observer, UpkeepOptions};
+use crate::pipeline::parity;
 use crate::report::CompactReport;
 
 /// Writes an archive anew without removed variants and earlier generations, and puts it in the old
 /// one's place in one rename; beside it there must be room for it. Variants keep their names, their
 /// order, and every byte of their frames, and each frame's checksum is checked on the way. One frame
-/// is in memory at a time. If nothing would be saved, the file is left alone.
+/// is in memory at a time. If nothing would be saved, the file is left alone. A parity file is removed before the
+/// archive is replaced, and made anew.
 ///
 /// # Errors
 /// `Corrupt` or `Truncated` if the archive is damaged; `Incompatible` if a newer tool wrote some of it;
 /// `Io`, also if another process is writing to it; `Interrupted`. The archive is then as it was.
 pub fn compact(archive: &Path, observer: &dyn Observer) -> Result<CompactReport> {
+    compact_with(archive, &UpkeepOptions::default(), observer)
+}
+
+/// As [`compact`], with parity and resources to choose. Parity is made or renewed also where nothing would be
+/// saved.
+///
+/// # Errors
+/// As [`compact`] and [`make_parity`](crate::make_parity).
+pub fn compact_with(
+    archive: &Path,
+    options: &UpkeepOptions,
+    observer: &dyn Observer,
+) -> Result<CompactReport> {
     let started = Instant::now();
+    let before = parity::present(archive);
     let done = archive::compact(archive, |done, total| {
         if observer.is_cancelled() {
             return Err(Error::interrupted());
@@ -27,9 +43,13 @@ pub fn compact(archive: &Path, observer: &dyn Observer) -> Result<CompactReport>
         Ok(())
     })?;
     let Upkeep { variants, bytes_before, bytes_after } = done;
+    let rewritten = bytes_after < bytes_before;
+    let wanted = (options.parity, before);
+    let parity = parity::renew(archive, wanted, rewritten, &options.resources, observer)?;
     Ok(CompactReport {
-        rewritten: bytes_after < bytes_before,
+        rewritten,
         variants,
+        parity,
         bytes_before,
         bytes_after,
         peak_memory_bytes: peak_memory(),

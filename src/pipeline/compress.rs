@@ -20,6 +20,7 @@ use crate::pipeline::encode::{EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
+use crate::pipeline::parity::{self, Parity};
 use crate::pipeline::schedule::{Unit, leave_out, units};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
@@ -29,7 +30,8 @@ use crate::report::{BaseShiftReport, CompressReport};
 /// # Errors
 /// `InvalidCheckpoint` if an input is broken, `InvalidArgument` if `archive` exists (without force),
 /// aliases an input, or an option is out of range; `Interrupted`; `Io`. Nothing is left at `archive`; what
-/// a run that resumes has done is left in hidden files beside it.
+/// a run that resumes has done is left in hidden files beside it. If only the parity file cannot be made, the
+/// error says that the archive is committed.
 pub fn compress(
     ft: &Path,
     base: &Path,
@@ -43,7 +45,7 @@ pub fn compress(
     let writer = ArchiveWriter::create(archive, options.force, resumes(options))?;
     let (earlier, path) = (&TraceNorms::new(), archive);
     let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
-    run_aloud(&task, writer, started)
+    run_aloud(&task, writer, (None, true), started)
 }
 
 /// Adds the fine-tune `ft` to an archive, as its next generation.
@@ -61,6 +63,7 @@ pub fn append(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
+    let parity = parity::present(archive);
     let writer = ArchiveWriter::append(archive, resumes(options))?;
     if writer.has_variant(&inputs.name) {
         return Err(Error::invalid_argument(format!(
@@ -74,7 +77,7 @@ pub fn append(
         if options.method.wants_trace_norms() { trace_norms(&opened)? } else { TraceNorms::new() };
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
-    run_aloud(&task, writer, started)
+    run_aloud(&task, writer, (parity, false), started)
 }
 
 /// Whether a run goes on with what an earlier one left. One with a base shift begins with a base vector
@@ -138,10 +141,22 @@ fn trace_norms(archive: &Archive) -> Result<TraceNorms> {
     Ok(found)
 }
 
-/// [`run`] for an archive that is kept, with what a person should know about the pair.
-fn run_aloud(task: &Task<'_>, writer: ArchiveWriter, started: Instant) -> Result<CompressReport> {
-    task.inputs.pair.notes.iter().for_each(|note| task.observer.note(note));
-    Ok(run(task, writer, started)?.report)
+/// [`run`] for an archive that is kept, with what a person should know about the pair, and parity: as much
+/// as there was before, and whether all of the archive is new.
+fn run_aloud(
+    task: &Task<'_>,
+    writer: ArchiveWriter,
+    (before, is_new): (Option<Parity>, bool),
+    started: Instant,
+) -> Result<CompressReport> {
+    let Task { options, observer, path, .. } = *task;
+    task.inputs.pair.notes.iter().for_each(|note| observer.note(note));
+    let mut report = run(task, writer, started)?.report;
+    let wanted = (options.parity, before);
+    report.parity = parity::renew(path, wanted, is_new, &options.resources, observer)?;
+    report.peak_memory_bytes = peak_memory();
+    report.elapsed_seconds = started.elapsed().as_secs_f64();
+    Ok(report)
 }
 
 fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<Ran> {
@@ -350,6 +365,7 @@ fn report(
         exact_parameters: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: 0.0,
+        parity: None,
         notes: inputs.pair.notes.clone(),
     }
 }

@@ -19,10 +19,12 @@ mod inspect;
 mod merge;
 mod options;
 mod ordered;
+mod parity;
 mod passes;
 mod read_ahead;
 mod recover;
 mod remove;
+mod repair;
 mod restore;
 mod schedule;
 mod size;
@@ -34,7 +36,7 @@ mod trial;
 mod verify;
 
 pub use budget::DEFAULT_MAX_MEMORY;
-pub use compact::compact;
+pub use compact::{compact, compact_with};
 pub use compare::compare;
 pub use compress::{append, compress};
 pub use forecast::forecast;
@@ -42,11 +44,13 @@ pub use forecast::forecast;
 pub(crate) use identity::mask_place;
 pub use inspect::inspect;
 pub use options::{
-    CompressOptions, Observer, RecoverOptions, Resources, RestoreOptions, Silent, Subset,
-    VerifyLevel, VerifyOptions,
+    CompressOptions, Observer, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent,
+    Subset, UpkeepOptions, VerifyLevel, VerifyOptions,
 };
 pub(crate) use ordered::run_parallel;
+pub use parity::{Parity, make_parity};
 pub use recover::recover;
-pub use remove::remove;
+pub use remove::{remove, remove_with};
+pub use repair::repair;
 pub use restore::restore;
 pub use verify::verify;

@@ -15,11 +15,12 @@ use crate::pipeline::faults::Whose;
 use crate::pipeline::frames::FrameReader;
 use crate::pipeline::options::{Observer, VerifyLevel, VerifyOptions};
 use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::parity;
 use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::pipeline::subset::Picker;
-use crate::report::{Differing, Lost, VerifyReport};
+use crate::report::{Differing, Lost, ParityReport, VerifyReport};
 
 /// Checks an archive as far as `options` say: the variant that they name, or the whole file, base vectors
 /// and what earlier generations left included.
@@ -39,7 +40,8 @@ pub fn verify(
     if let VerifyLevel::Subset(subset) = &options.level {
         subset.validate()?;
     }
-    let mut opened = Archive::open(archive)?;
+    let path = archive;
+    let mut opened = Archive::open(archive).map_err(|e| parity::advised(e, archive))?;
     let in_order = matches!(options.level, VerifyLevel::Frames | VerifyLevel::Decode(_));
     if in_order && options.resources.map.passes_cache_by(opened.committed_len()) {
         opened.pass_cache_by();
@@ -67,8 +69,10 @@ pub fn verify(
     if options.name.is_none() {
         run.file(&whole)?;
     }
+    run.parity(path)?;
     let mut report = run.report;
     report.ok = report.n_faults == 0 && report.differing.is_empty() && report.lost.is_empty();
+    report.ok &= report.parity.as_ref().is_none_or(ParityReport::is_of_use);
     report.peak_memory_bytes = peak_memory();
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     Ok(report)
@@ -93,6 +97,7 @@ fn empty(level: &VerifyLevel, tail_bytes: u64) -> VerifyReport {
         faults: Vec::new(),
         differing: Vec::new(),
         lost: Vec::new(),
+        parity: None,
         peak_memory_bytes: None,
         elapsed_seconds: 0.0,
     }
@@ -351,6 +356,20 @@ impl Run<'_> {
                 self.fault(Whose::SideFile(stored, item, 0), offset, &e);
             }
         }
+        Ok(())
+    }
+
+    /// Looks at the parity file, if the whole archive is checked.
+    fn parity(&mut self, path: &Path) -> Result<()> {
+        if self.options.name.is_some() {
+            return Ok(());
+        }
+        let is_damaged = self.report.n_faults > 0;
+        let found = parity::report(path, self.options, is_damaged, self.observer)?;
+        if let Some((offset, error)) = found.as_ref().and_then(parity::missing_end) {
+            self.fault(Whose::Nobody, offset, &error);
+        }
+        self.report.parity = found;
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::report::ParityReport;
 
 /// What `verify` found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +34,8 @@ pub struct VerifyReport {
     pub differing: Vec<Differing>,
     /// What the archive that this one was recovered from had lost.
     pub lost: Vec<Lost>,
+    /// The parity file beside the archive; null if it has none, or one variant alone was checked.
+    pub parity: Option<ParityReport>,
     /// Most bytes resident at any time.
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.

@@ -33,7 +33,7 @@ fn kind(change: &Change) -> &'static str {
 }
 
 /// The ways in which change number `at` can fail, with what to call them.
-fn ways(at: usize, change: &Change) -> Vec<(String, Fault)> {
+pub(crate) fn ways(at: usize, change: &Change) -> Vec<(String, Fault)> {
     let kind = kind(change);
     let refused = Fault { at, errno: EIO, torn: 0, lasts: false };
     let mut out = Vec::new();

@@ -13,6 +13,9 @@ mod support;
 mod recover;
 mod verify;
 
+// Parity files: burnt ranges come back.
+mod repair;
+
 // The command line: exit codes, what goes to which stream, what is refused.
 mod cli;
 
@@ -77,6 +80,8 @@ mod changing;
 mod cases;
 #[cfg(feature = "fault-injection")]
 mod faults;
+#[cfg(feature = "fault-injection")]
+mod parity_faults;
 #[cfg(feature = "fault-injection")]
 mod power_loss;
 

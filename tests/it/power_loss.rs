@@ -27,7 +27,7 @@ const DRAWS: [usize; 2] = [200, 60];
 
 /// A part of a change that is on disk or not, whatever becomes of the others.
 #[derive(Debug, Clone)]
-enum Part {
+pub(crate) enum Part {
     Bytes {
         file: u64,
         offset: u64,
@@ -67,14 +67,14 @@ impl Part {
 
 /// What happened at one moment.
 #[derive(Debug)]
-enum Event {
+pub(crate) enum Event {
     Changed(Vec<Part>),
     Synced(u64),
 }
 
 /// Files and directories by inode.
 #[derive(Debug, Clone, Default)]
-struct Disk {
+pub(crate) struct Disk {
     root: u64,
     files: HashMap<u64, Vec<u8>>,
     dirs: HashMap<u64, BTreeMap<String, u64>>,
@@ -84,7 +84,7 @@ struct Disk {
 
 impl Disk {
     /// What lies in `dir`.
-    fn read(dir: &Path) -> Outcome<Self> {
+    pub(crate) fn read(dir: &Path) -> Outcome<Self> {
         let mut disk = Disk { root: fs::metadata(dir)?.ino(), ..Disk::default() };
         disk.add(dir)?;
         Ok(disk)
@@ -147,7 +147,7 @@ impl Disk {
         }
     }
 
-    fn tree(&self) -> Tree {
+    pub(crate) fn tree(&self) -> Tree {
         let mut tree = Tree::new();
         self.add_tree(self.root, "", &mut tree);
         tree
@@ -236,7 +236,13 @@ fn sectors(len: u64, file: u64, mut offset: u64, mut bytes: &[u8]) -> Vec<Part> 
 
 /// Disks that a loss of power after the first `n` events can leave: all in which one part is lost, safe
 /// alone, the last or torn, and `draws` others.
-fn survivors(before: &Disk, events: &[Event], n: usize, draws: usize, rng: &mut Rng) -> Vec<Disk> {
+pub(crate) fn survivors(
+    before: &Disk,
+    events: &[Event],
+    n: usize,
+    draws: usize,
+    rng: &mut Rng,
+) -> Vec<Disk> {
     // When each node was synced last.
     let mut synced = HashMap::new();
     for (i, event) in events[..n].iter().enumerate() {
@@ -302,7 +308,7 @@ struct Judge<'a> {
 }
 
 /// Whether this was not seen before; it is from now on.
-fn is_new(seen: &mut HashSet<u64>, what: &impl Hash) -> bool {
+pub(crate) fn is_new(seen: &mut HashSet<u64>, what: &impl Hash) -> bool {
     let mut hash = DefaultHasher::new();
     what.hash(&mut hash);
     seen.insert(hash.finish())
@@ -344,7 +350,7 @@ impl Judge<'_> {
 }
 
 /// A run's record as events; checks that it tells all that the run did. `before` hears of the files it made.
-fn recorded(lab: &Lab, before: &mut Disk, changes: &[Change]) -> Outcome<Vec<Event>> {
+pub(crate) fn recorded(lab: &Lab, before: &mut Disk, changes: &[Change]) -> Outcome<Vec<Event>> {
     before.made = changes
         .iter()
         .filter_map(|change| match change {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
 use crate::archive::lock::{check_is_at, open_archive, open_partial};
+use crate::archive::parity;
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
@@ -320,6 +321,10 @@ impl ArchiveWriter {
             return Err(e);
         }
         if let Some(temp) = &self.temp {
+            if self.force {
+                // It is of the archive that goes.
+                parity::discard(&self.path)?;
+            }
             let rename = if self.force { disk::rename } else { disk::rename_new };
             rename(temp, &self.path)
                 .map_err(|e| Error::io("rename the finished archive to", &self.path, e))?;

@@ -10,8 +10,10 @@ use crate::error::{Error, Result};
 use crate::method::{BaseShift, Method, Policy, Rest};
 use crate::pipeline::budget::{DEFAULT_MAX_MEMORY, default_threads};
 pub use crate::pipeline::options::stored::{
-    RecoverOptions, RestoreOptions, Subset, VerifyLevel, VerifyOptions,
+    RecoverOptions, RepairOptions, RestoreOptions, Subset, UpkeepOptions, VerifyLevel,
+    VerifyOptions,
 };
+use crate::pipeline::parity::Parity;
 
 /// What a run may use.
 #[derive(Debug, Clone)]
@@ -85,6 +87,9 @@ pub struct CompressOptions {
     /// done if this one fails or is interrupted. What is written is the same. Default: no, what is left
     /// is removed.
     pub resume: bool,
+    /// How much parity the archive has beside it once the variant is committed. Default: an archive that is
+    /// appended to keeps as much as it has, a new one has none.
+    pub parity: Option<Parity>,
 }
 
 impl CompressOptions {
@@ -100,7 +105,15 @@ impl CompressOptions {
             resources: Resources::default(),
             force: false,
             resume: false,
+            parity: None,
         }
+    }
+
+    /// Sets how much parity the archive has.
+    #[must_use]
+    pub fn with_parity(mut self, parity: Option<Parity>) -> Self {
+        self.parity = parity;
+        self
     }
 
     /// Names the variant.

@@ -1,9 +1,10 @@
-//! What a caller may choose of a stored archive: what is restored, verified or recovered, and how far.
+//! What a caller may choose of a stored archive: what is restored, verified, recovered or repaired, and how far.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::pipeline::options::Resources;
+use crate::pipeline::parity::Parity;
 
 /// What is restored, and where.
 #[derive(Debug, Clone, Default)]
@@ -176,6 +177,76 @@ impl RecoverOptions {
     }
 
     /// Sets memory, threads and mapping.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Allows an existing file to be replaced.
+    #[must_use]
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+}
+
+/// How an archive is changed by `remove` and `compact`.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct UpkeepOptions {
+    /// How much parity it has beside it afterwards. Default: as much as before.
+    pub parity: Option<Parity>,
+    /// Memory and threads.
+    pub resources: Resources,
+}
+
+impl UpkeepOptions {
+    /// Sets how much parity the archive has.
+    #[must_use]
+    pub fn with_parity(mut self, parity: Option<Parity>) -> Self {
+        self.parity = parity;
+        self
+    }
+
+    /// Sets memory and threads.
+    #[must_use]
+    pub fn with_resources(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
+    }
+}
+
+/// How a damaged archive is repaired.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RepairOptions {
+    /// Where the mended archive is written; `None` for the place of the damaged one.
+    pub output: Option<PathBuf>,
+    /// Whether only to say what is damaged and whether it can be repaired.
+    pub dry_run: bool,
+    /// Memory and threads.
+    pub resources: Resources,
+    /// Whether an existing file at the output may be replaced.
+    pub force: bool,
+}
+
+impl RepairOptions {
+    /// Writes the mended archive there.
+    #[must_use]
+    pub fn with_output(mut self, output: Option<PathBuf>) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// Writes nothing.
+    #[must_use]
+    pub fn with_dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Sets memory and threads.
     #[must_use]
     pub fn with_resources(mut self, resources: Resources) -> Self {
         self.resources = resources;
