@@ -9,6 +9,7 @@ use delta_stream::{
     RepairState, Resources, Silent, UpkeepOptions, VerifyOptions, VerifyReport,
 };
 
+use crate::fuzz_targets::ALL;
 use crate::made::{Outcome, Place, Rng, one_shard, twins};
 use crate::support::{Pair, stderr, stdout};
 
@@ -174,6 +175,11 @@ fn parity_goes_along_with_every_change() -> Outcome {
     let new = options("a").with_force(true);
     delta_stream::compress(ft, base, &place.archive, &new, &Silent)?;
     assert!(!sidecar(&place).exists() && verify(&place)?.parity.is_none());
+    // Nor has a new one that of one that was here once.
+    fs::rename(&place.archive, place.path("away"))?;
+    fs::write(sidecar(&place), b"of another")?;
+    delta_stream::compress(ft, base, &place.archive, &options("a"), &Silent)?;
+    assert!(!sidecar(&place).exists());
     let error = repair(&place).err().ok_or("it has none")?;
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     Ok(())
@@ -326,6 +332,34 @@ fn damage_is_not_taken_for_what_was_stored() -> Outcome {
     let error = delta_stream::compact_with(&place.archive, &two, &Silent).err().ok_or("made")?;
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(!sidecar(&place).exists());
+    Ok(())
+}
+
+/// Headers that say anything, tables and blocks changed, ends cut off, with right checksums and without: as a
+/// fuzzer would, without one.
+#[test]
+fn parity_files_may_hold_anything() -> Outcome {
+    let target = ALL.iter().find(|(name, _)| *name == "parity").ok_or("no such target")?.1;
+    let asked = std::env::var("DELTA_STREAM_TEST_MUTATIONS").ok().and_then(|n| n.parse().ok());
+    let (n, mut rng) = (asked.unwrap_or(600), Rng::new(66));
+    for _ in 0..n {
+        let mut input = rng.bytes(2);
+        for _ in 0..2 {
+            let cut = if rng.below(4) == 0 { rng.below(1 << 16) } else { 0 };
+            input.extend((cut as u16).to_le_bytes());
+            let changes = rng.below(4) as u8;
+            input.push(changes);
+            for _ in 0..changes {
+                // Headers more often than the rest.
+                let most = if rng.below(2) == 0 { 188 } else { 6000 };
+                let at = rng.below(most);
+                input.extend((at as u16).to_le_bytes());
+                input.extend(rng.bytes(9));
+            }
+        }
+        target(&input);
+    }
+    println!("{n} parity files, no losses");
     Ok(())
 }
 

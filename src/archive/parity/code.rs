@@ -23,15 +23,15 @@ fn failed(e: reed_solomon_simd::Error) -> Error {
 }
 
 impl Coder {
-    /// Takes memory once it is used: about twice the bytes of a group.
+    /// Takes memory once it is used: [`Self::bytes`].
     pub(crate) fn new(layout: Layout) -> Self {
         Self { layout, encoder: None, decoder: None }
     }
 
-    /// Bytes that a coder of this layout holds, tables of the field included.
+    /// Bytes that a coder of this layout holds, a group's parity and what is rebuilt of it included.
     pub(crate) fn bytes(layout: &Layout) -> u64 {
         let blocks = (layout.parity.next_power_of_two() + layout.data).next_power_of_two();
-        u64::from(blocks) * u64::from(layout.block) + (1 << 20)
+        u64::from(blocks + 2 * layout.parity) * u64::from(layout.block) + (1 << 20)
     }
 
     /// Appends the parity blocks of these data blocks, all of a group in their order.

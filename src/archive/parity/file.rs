@@ -124,6 +124,39 @@ impl ParityFile {
         (hashes == bytes).then_some(Table(bytes))
     }
 
+    /// Counts what is damaged of the file itself: headers, tables, parity blocks. `each` is asked at every
+    /// group, and may end it.
+    ///
+    /// # Errors
+    /// `Corrupt` if the tables do not belong together; what `each` says.
+    pub(crate) fn check(&self, mut each: impl FnMut() -> Result<()>) -> Result<u64> {
+        let Layout { block, groups, data, parity, .. } = self.header.layout;
+        let (mut bad, mut root, mut blocks) = (0, Xxh3::new(), Vec::new());
+        let mut is_known = true;
+        for group in 0..groups {
+            each()?;
+            if self.header.layout.parity_at(group) >= self.len {
+                // Whatever the header says, there is no more.
+                return Ok(bad + 1 + (groups - group) * u64::from(parity));
+            }
+            let copies = [0, 1].map(|copy| self.table(group, copy));
+            bad += copies.iter().filter(|table| table.is_none()).count() as u64;
+            let Some(table) = copies.into_iter().flatten().next() else {
+                is_known = false;
+                continue;
+            };
+            root.update(table.bytes());
+            self.parity(group, &mut blocks);
+            let all = blocks.chunks(block as usize).enumerate();
+            let is_bad = |(i, bytes): &(usize, &[u8])| hash(bytes) != table.get(data as usize + i);
+            bad += all.filter(is_bad).count() as u64;
+        }
+        if is_known && root.digest128() != self.header.root {
+            return Err(Error::corrupt("the tables of the parity file do not belong together"));
+        }
+        Ok(bad + u64::from(!self.has_whole_ends))
+    }
+
     /// The parity blocks of a group, as far as they can be read: zeros stand for what cannot.
     pub(super) fn parity(&self, group: u64, out: &mut Vec<u8>) {
         let Layout { block, parity, .. } = self.header.layout;

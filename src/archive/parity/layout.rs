@@ -31,8 +31,9 @@ const BLOCK_UNIT: u64 = 64;
 /// Bytes of a block at most, and of a group's data blocks: this is what is held at once.
 const MOST_BLOCK: u64 = 16 << 10;
 const MOST_GROUP: u64 = 16 << 20;
-/// The same of a file that another tool may have written: bytes of a group's data and parity while it is
-/// rebuilt.
+/// The same of a file that another tool may have written: bytes of a block, and of a group's data and parity
+/// while it is rebuilt.
+const MOST_STORED_BLOCK: u64 = 64 << 10;
 const MOST_STORED_GROUP: u64 = 32 << 20;
 
 /// The numbers that decide where everything is.
@@ -71,7 +72,8 @@ impl Layout {
         let (block, data) = (u64::from(self.block), u64::from(self.data));
         let chunk = u64::from(self.parity).next_power_of_two();
         let held = (chunk + data).next_power_of_two();
-        let sizes = block >= BLOCK_UNIT && block.is_multiple_of(BLOCK_UNIT) && self.parity >= 1;
+        let blocks = block.is_multiple_of(BLOCK_UNIT) && block <= MOST_STORED_BLOCK;
+        let sizes = block > 0 && blocks && self.parity >= 1;
         let row = self.groups.checked_mul(block).filter(|row| *row > 0);
         let least = (PREAMBLE.len() + FOOTER_LEN) as u64;
         let fits = row.is_some_and(|row| self.len.div_ceil(row) == data);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::format::{FOOTER_LEN, Footer};
 use crate::archive::lock::{check_is_at, open_partial};
-use crate::archive::parity::file::{ParityFile, discard, path_of, read_what_can_be};
+use crate::archive::parity::file::{ParityFile, discard, read_what_can_be};
 use crate::archive::parity::standing::{Standing, standing};
 use crate::archive::parity::window::Group;
 use crate::archive::reader::Archive;
@@ -174,11 +174,9 @@ impl<'a> Mended<'a> {
         let is_in_place = self.damaged.locked;
         if is_in_place {
             check_is_at(&self.damaged.file, &self.damaged.path)?;
-        } else if self.force {
-            // Of whatever stood there.
-            if path_of(&self.path) != path_of(&self.damaged.path) {
-                discard(&self.path)?;
-            }
+        } else if self.force || !self.path.exists() {
+            // It is of whatever stood there.
+            discard(&self.path)?;
         }
         let rename = if self.force { disk::rename } else { disk::rename_new };
         if let Some(temp) = &self.temp {

@@ -321,8 +321,8 @@ impl ArchiveWriter {
             return Err(e);
         }
         if let Some(temp) = &self.temp {
-            if self.force {
-                // It is of the archive that goes.
+            if self.force || !self.path.exists() {
+                // It is of the archive that goes, or that once was here.
                 parity::discard(&self.path)?;
             }
             let rename = if self.force { disk::rename } else { disk::rename_new };

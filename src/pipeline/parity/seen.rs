@@ -47,13 +47,21 @@ pub(crate) fn report(
     if report.state == ParityState::Foreign || !(is_deep || is_damaged) {
         return Ok(Some(report));
     }
-    let look = Look { at_parity: true, mends: false };
-    match scan(&file.file, &opened, look, (&options.resources, observer), |_| Ok(())) {
-        Ok(found) => {
-            report.damaged_blocks = found.bad_parity;
-            let is_bad = found.bad_blocks > 0;
-            report.mendable = (is_damaged || is_bad).then(|| is_bad && found.can_be_mended());
-        }
+    let is_cancelled = || match observer.is_cancelled() {
+        true => Err(Error::interrupted()),
+        false => Ok(()),
+    };
+    let with = (&options.resources, observer);
+    let found = if is_damaged {
+        let look = Look { at_parity: true, mends: false };
+        scan(&file.file, &opened, look, with, |_| Ok(()))
+            .map(|found| (found.bad_parity, Some(found.bad_blocks > 0 && found.can_be_mended())))
+    } else {
+        // The archive's own checksums were held to.
+        opened.check(is_cancelled).map(|bad| (bad, None))
+    };
+    match found {
+        Ok((bad, mendable)) => (report.damaged_blocks, report.mendable) = (bad, mendable),
         Err(e) if e.is_damage() => {
             report.mendable = is_damaged.then_some(false);
             report.damaged_blocks = report.damaged_blocks.max(1);

@@ -88,6 +88,9 @@ fn of_archive(which: u8, archive: &[u8], seeds: &mut Seeds) -> Outcome {
         // Not at its own place, as it may be; the fuzzer finds one.
         add("archive", &[&[which, 2, 3, 0, tile.at as u8], &forge::raw(archive, *tile)?]);
     }
+    for how in 0..16 {
+        add("parity", &[&[which, how], &[0, 0, 0, 0, 0, 1, 100, 2, 8]]);
+    }
     add("archive", &[&[which, 0, 0, 0]]);
     add("archive", &[&[which, 0, 0, 0, 200, 1, 4]]);
     for (kind, _) in KINDS.iter().enumerate() {

@@ -7,6 +7,7 @@ mod codec;
 mod frame;
 mod header;
 mod input;
+mod parity;
 mod records;
 
 pub(crate) use archive::{ARCHIVES, KINDS};
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("records", records::variant),
     ("frame", frame::check),
     ("archive", archive::check),
+    ("parity", parity::check),
     ("planes", |data| _ = decodes(1, data)),
     ("patches", |data| _ = decodes(2, data)),
     ("signs", |data| _ = decodes(3, data)),
