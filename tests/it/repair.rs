@@ -73,7 +73,7 @@ fn burn(path: &std::path::Path, at: usize, n: usize, rng: Option<&mut Rng>) -> O
 }
 
 /// Burns of one hundredth everywhere, zeros and random bytes; each comes back.
-fn every_hundredth(side_bytes: usize, steps: usize) -> Outcome<usize> {
+fn every_hundredth(side_bytes: usize, steps: usize) -> Outcome {
     let place = archive(side_bytes)?;
     let (whole, parity) = (fs::read(&place.archive)?, fs::read(sidecar(&place))?);
     let beside = entries(&place)?;
@@ -94,16 +94,16 @@ fn every_hundredth(side_bytes: usize, steps: usize) -> Outcome<usize> {
     assert!(fs::read(sidecar(&place))? == parity);
     assert_eq!(entries(&place)?, beside);
     assert!(verify(&place)?.ok);
-    Ok(tried)
+    println!("{tried} burnt hundredths of {} bytes, all rebuilt", whole.len());
+    Ok(())
 }
 
 #[test]
 fn a_burnt_hundredth_comes_back_wherever_it_is() -> Outcome {
     // Preamble, heads, tiles, seals, indexes and footers of two generations, at nearly every byte; and an
     // archive of many groups.
-    let tried = every_hundredth(900, 400)? + every_hundredth(30_000, 150)?;
-    println!("{tried} burnt ranges, all rebuilt");
-    Ok(())
+    every_hundredth(900, 400)?;
+    every_hundredth(30_000, 150)
 }
 
 #[test]
@@ -276,6 +276,7 @@ fn a_damaged_parity_file_is_noticed_and_serves_all_the_same() -> Outcome {
         assert!(fs::read(&place.archive)? == whole, "{at}: the archive");
         assert!(fs::read(sidecar(&place))? == parity, "{at}: the parity file");
     }
+    println!("{} burnt places of a parity file, each with a hundredth", parity.len().div_ceil(45));
     // All of it, its ends, and none of its bytes.
     for cut in [&[7; 3000][..], &parity[..parity.len() / 2], &parity[200..], &[]] {
         fs::write(sidecar(&place), cut)?;
