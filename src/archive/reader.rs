@@ -12,7 +12,7 @@ use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, FORMAT_VERSION, Footer, PRE
 use crate::archive::index::{Index, IndexEntry};
 use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::{FrameStore, MAX_STORED_LEN};
-use crate::checkpoint::{INDEX_NAME, NameSet, TensorInfo, parse_header, shown};
+use crate::checkpoint::{INDEX_NAME, MapChoice, NameSet, TensorInfo, parse_header, shown};
 use crate::codec::MAX_SIDE;
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
@@ -79,9 +79,12 @@ impl Archive {
         Self { frames, path: path.to_owned(), footer, index }
     }
 
-    /// Reads frames past the system's cache from now on, where that can be done.
-    pub(crate) fn pass_cache_by(&mut self) {
-        self.frames.pass_cache_by(&self.path);
+    /// Reads frames past the system's cache from now on, if files of this size are to be read so and it can
+    /// be done.
+    pub(crate) fn follow(&mut self, map: MapChoice) {
+        if map.passes_cache_by(self.committed_len()) {
+            self.frames.pass_cache_by(&self.path);
+        }
     }
 
     /// Its frames, up to the last whole generation.

@@ -42,9 +42,7 @@ pub fn restore(
     let started = Instant::now();
     let mut opened = Archive::open(archive)?;
     let stored = opened.load(options.name.as_deref())?;
-    if options.resources.map.passes_cache_by(opened.committed_len()) {
-        opened.pass_cache_by();
-    }
+    opened.follow(options.resources.map);
     let selected = select(&stored, &options.tensors)?;
     refuse_lost(&opened, &stored, &selected, options.tensors.is_empty())?;
     let base = Base::open(base, &options.resources.map)?;

@@ -42,9 +42,8 @@ pub fn verify(
     }
     let path = archive;
     let mut opened = Archive::open(archive).map_err(|e| parity::advised(e, archive))?;
-    let in_order = matches!(options.level, VerifyLevel::Frames | VerifyLevel::Decode(_));
-    if in_order && options.resources.map.passes_cache_by(opened.committed_len()) {
-        opened.pass_cache_by();
+    if matches!(options.level, VerifyLevel::Frames | VerifyLevel::Decode(_)) {
+        opened.follow(options.resources.map);
     }
     let base = match &options.level {
         VerifyLevel::Decode(path) => Some(Base::open(path, &options.resources.map)?),
