@@ -2,12 +2,13 @@
 """Wall time of compress and restore on cold files, as multiples of what the disk takes.
 
     cold.py BINARY BASE_DIR FINE_TUNE_DIR [--methods delta-dct,bitdelta] [--runs 5] [--threads 2] [--limit-mib 512]
+        [--io auto,direct]
 
 Each round runs `cat` of both checkpoints in parallel, then every method's compress, then `cat` of the base to a
 new file with `sync`, then every method's restore; the page cache is dropped before each. A method may carry
-options, as in `ultradelta --sparsity 0.9`. Prints a Markdown table of medians, and of ratios of medians. With
---limit-mib each run of the program is in a memory control group (version 1) of that size, which counts page
-cache too. Needs root for both.
+options, as in `ultradelta --sparsity 0.9`. All is done once for each --io. Prints a Markdown table of medians,
+and of ratios of medians. With --limit-mib each run of the program is in a memory control group (version 1) of
+that size, which counts page cache too. Needs root for both.
 """
 import argparse, datetime, os, platform, shlex, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -55,18 +56,19 @@ def limited(command, limit_mib):
 
 def one_round(args, scratch, times):
     """Runs everything once; archives and outputs are gone before the next."""
-    common = ["--quiet", "--force", "--threads", str(args.threads)]
+    runs = [(io, method) for method in args.methods for io in args.io]
+    common = lambda io: ["--quiet", "--force", "--threads", str(args.threads), "--io", io]
     archive = lambda i: f"{scratch}/{i}.delta.zst"
     times["cat"].append(timed(lambda: cat([args.base, args.fine_tune])))
-    for i, method in enumerate(args.methods):
+    for i, (io, method) in enumerate(runs):
         command = [args.binary, "compress", "--shards", args.fine_tune, "--base", args.base, "-o", archive(i),
-                   "--method", *shlex.split(method), *common]
-        times["compress", method].append(timed(lambda: limited(command, args.limit_mib)))
+                   "--method", *shlex.split(method), *common(io)]
+        times["compress", io, method].append(timed(lambda: limited(command, args.limit_mib)))
     times["copy"].append(timed(lambda: copy(args.base, f"{scratch}/copy")))
     os.unlink(f"{scratch}/copy")
-    for i, method in enumerate(args.methods):
-        command = [args.binary, "restore", archive(i), "--base", args.base, "-o", f"{scratch}/out", *common]
-        times["restore", method].append(timed(lambda: limited(command, args.limit_mib)))
+    for i, (io, method) in enumerate(runs):
+        command = [args.binary, "restore", archive(i), "--base", args.base, "-o", f"{scratch}/out", *common(io)]
+        times["restore", io, method].append(timed(lambda: limited(command, args.limit_mib)))
         shutil.rmtree(f"{scratch}/out")
         os.unlink(archive(i))
 
@@ -78,10 +80,11 @@ def table(args, times):
     print(f"\n{today}, Linux {platform.release()}, {os.cpu_count()} cores, {version}, {args.threads} threads, "
           f"{len(times['cat'])} rounds, limit {args.limit_mib or 'no'} MiB")
     print(f"\n`cat` of both: {median['cat']:.2f} s; `cat BASE > NEWFILE; sync`: {median['copy']:.2f} s\n")
-    print("| method | compress s | over `cat` | restore s | over copy |\n|---|---|---|---|---|")
+    print("| method | --io | compress s | over `cat` | restore s | over copy |\n|---|---|---|---|---|---|")
     for m in args.methods:
-        a, b = median["compress", m], median["restore", m]
-        print(f"| {m} | {a:.2f} | {a / median['cat']:.2f} | {b:.2f} | {b / median['copy']:.2f} |")
+        for io in args.io:
+            a, b = median["compress", io, m], median["restore", io, m]
+            print(f"| {m} | {io} | {a:.2f} | {a / median['cat']:.2f} | {b:.2f} | {b / median['copy']:.2f} |")
 
 
 def main():
@@ -90,12 +93,13 @@ def main():
     parser.add_argument("base")
     parser.add_argument("fine_tune")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS.split(","))
+    parser.add_argument("--io", type=lambda text: text.split(","), default=["auto", "direct"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit-mib", type=int)
     parser.add_argument("--work", help="directory for archives and outputs; a temporary one unless told")
     args = parser.parse_args()
-    keys = ["cat", "copy"] + [(what, m) for what in ("compress", "restore") for m in args.methods]
+    keys = ["cat", "copy"] + [(what, io, m) for what in ("compress", "restore") for io in args.io for m in args.methods]
     times = {key: [] for key in keys}
     with tempfile.TemporaryDirectory(dir=args.work) as scratch:
         for i in range(args.runs):
