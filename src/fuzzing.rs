@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 
-use crate::archive::{FOOTER_LEN, Footer, Head, Index, Origin, Seal, Stored};
+use crate::archive::{FOOTER_LEN, Footer, Head, Index, Note, Origin, Seal, Stored, entries};
 use crate::checkpoint::{parse_header, parse_layout};
 use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Codec, Operand, Scratch, Target};
 use crate::error::Result;
 use crate::frame::{self, Kind, Label};
 use crate::pipeline::mask_place;
+use crate::survey::TileStats;
+use crate::survey::stored::TileSize;
 use crate::tensor::{DType, Shape};
 
 /// A tensor of a header: name, dtype, shape, and its bytes in the file.
@@ -55,6 +57,24 @@ pub fn head(bytes: &[u8]) -> Result<Vec<u8>> {
 /// `Corrupt`.
 pub fn seal(bytes: &[u8]) -> Result<Vec<u8>> {
     Seal::parse(bytes)?.to_bytes()
+}
+
+/// The whole entries of the journal of a run that was cut off.
+pub fn journal(bytes: &[u8]) -> Vec<Vec<u8>> {
+    entries(bytes)
+}
+
+/// Reads an entry of a journal; what it would be written as. What a survey found is read as of a tile of these
+/// rows and columns and of this patch side, all at least 1.
+///
+/// # Errors
+/// `Corrupt` or `Truncated`.
+pub fn note(entry: &[u8], [n_rows, n_cols, patch]: [usize; 3]) -> Result<Vec<u8>> {
+    let note = Note::parse(entry)?;
+    let Note::Surveyed(at, found) = note else { return Ok(note.to_bytes()) };
+    let stats = TileStats::parse(found, TileSize { n_rows, n_cols, patch })?;
+    let found = stats.to_bytes()?.unwrap_or_default();
+    Ok(Note::Surveyed(at, &found).to_bytes())
 }
 
 /// A tensor of a variant whose records agree.

@@ -60,6 +60,10 @@ pub struct CompressReport {
     pub lossy_parameters: u64,
     /// Tensors with frames that a run which was cut off had written, and that were kept.
     pub resumed_tensors: usize,
+    /// Tiles with frames, of a tensor that was not finished, that were kept of such a run.
+    pub resumed_tiles: usize,
+    /// Surveys of tiles, pass by pass, that were kept of such a run.
+    pub resumed_surveys: usize,
     /// Tiles of the lossy tensors that are kept bit for bit, since their delta is not finite or too
     /// large for the method.
     pub exact_tiles: u64,

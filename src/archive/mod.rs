@@ -34,4 +34,6 @@ pub(crate) use recover::{Rescued, recover};
 pub(crate) use reseal::{Rehash, Rehashed, TensorHashes};
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
-pub(crate) use writer::{ArchiveWriter, KeptTensor, Sums};
+#[cfg(feature = "fuzzing")]
+pub(crate) use writer::entries;
+pub(crate) use writer::{ArchiveWriter, Kept, KeptTile, Note, SealNote, Sums, SurveyAt, TileNote};

@@ -34,8 +34,11 @@ pub(crate) fn table(report: &CompressReport) -> String {
         0 => format!("{}, all bit for bit", report.tensors),
         n => format!("{}, of these {n} with loss", report.tensors),
     };
-    let resumed = (report.resumed_tensors > 0)
-        .then(|| format!("{} tensors of a run that was cut off were kept", report.resumed_tensors));
+    let kept = [report.resumed_tensors, report.resumed_tiles, report.resumed_surveys];
+    let resumed = (kept != [0; 3]).then(|| {
+        let [tensors, tiles, surveys] = kept;
+        format!("{tensors} tensors, {tiles} tiles and {surveys} surveys of a run that was cut off were kept")
+    });
     let paper = report.paper_ratio.map(|ratio| {
         format!("{ratio:.2} (the paper's count: {})", report.paper_ratio_kind.unwrap_or("unknown"))
     });

@@ -104,6 +104,10 @@ impl LossyMethod for BitDelta {
         }
     }
 
+    fn finds(&self, _pass: usize, stats: &TileStats) -> bool {
+        matches!(stats, TileStats::NonFinite | TileStats::Residual { .. })
+    }
+
     fn merge(
         &self,
         _pass: usize,

@@ -182,6 +182,15 @@ impl LossyMethod for DeltaDct {
         TileStats::Magnitude(magnitude.unwrap_or(0.0), held)
     }
 
+    fn finds(&self, pass: usize, stats: &TileStats) -> bool {
+        match stats {
+            TileStats::NonFinite => true,
+            TileStats::Patches { .. } => pass == 0,
+            TileStats::Magnitude(..) => pass == 1,
+            _ => false,
+        }
+    }
+
     fn merge(
         &self,
         pass: usize,

@@ -164,6 +164,10 @@ impl LossyMethod for DeltaDq {
         }
     }
 
+    fn finds(&self, _pass: usize, stats: &TileStats) -> bool {
+        matches!(stats, TileStats::NonFinite | TileStats::Range { .. })
+    }
+
     fn merge(
         &self,
         _pass: usize,

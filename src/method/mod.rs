@@ -234,6 +234,18 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
         TileStats::NonFinite
     }
 
+    /// Whether this is what a survey pass finds in a tile that it has not seen yet in this run: what an
+    /// earlier run found may come from anywhere.
+    fn finds(&self, _pass: usize, stats: &TileStats) -> bool {
+        *stats == TileStats::NonFinite
+    }
+
+    /// What a pass found over a whole matrix that was merged, where that stands for what its tiles had and is
+    /// much less: a run that resumes is given it for the matrix's first tile.
+    fn condensed(&self, _pass: usize, _decided: &Decided) -> Option<TileStats> {
+        None
+    }
+
     /// Passes, ascending, after which all matrices of the model are decided together.
     fn joint_passes(&self) -> &'static [usize] {
         &[]

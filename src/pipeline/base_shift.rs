@@ -10,7 +10,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::method::dbms::{self, Fit, Point};
 use crate::method::{BaseShift, BaseVector, TraceNorms, Tune};
 use crate::pipeline::compress::encode_variant;
-use crate::pipeline::encode::{Run, encode_units};
+use crate::pipeline::encode::{Done, Run, encode_units};
 use crate::pipeline::forecast::take_sample;
 use crate::pipeline::inputs::{Inputs, TOOL};
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -208,7 +208,7 @@ fn make<'b>(
     let units: Vec<Unit> = lossy_units(task);
     let none = TraceNorms::new();
     let run = Run { sides, items: Some(&items), ..Run::new(&units, id, &none, seed) };
-    let written = encode_variant((inputs, Vec::new()), writer, options, &run, observer)?;
+    let written = encode_variant(inputs, writer, options, &run, observer)?;
     let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
     let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
     let seal = Seal { tensors, blobs, measured: written.measured };
@@ -287,7 +287,8 @@ fn fit(
     };
     let run = Run { sides, fits: true, ..Run::new(sample, 0, task.earlier, task.options.seed) };
     let mut sum = Fit::default();
-    encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
+    encode_units(task.inputs, task.options, &run, task.observer, |done| {
+        let Done::Encoded(_, tile) = done else { return Ok(()) };
         sum.add(tile.fit);
         Ok(())
     })?;

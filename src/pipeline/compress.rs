@@ -7,7 +7,8 @@ use std::time::Instant;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{
-    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, KeptTensor, Origin, Seal, Sums, TensorSeal,
+    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Kept, Note, Origin, Seal, SealNote, Sums,
+    SurveyAt, TensorSeal, TileNote,
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
@@ -16,7 +17,7 @@ use crate::pair::PairItem;
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle;
-use crate::pipeline::encode::{EncodedTile, Run, encode_units};
+use crate::pipeline::encode::{Done, EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -24,6 +25,7 @@ use crate::pipeline::parity::{self, Parity};
 use crate::pipeline::schedule::{Unit, leave_out, units};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
+use crate::survey::TileStats;
 
 /// Stores the fine-tune `ft` as a delta against `base` in a new archive.
 ///
@@ -169,18 +171,19 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     };
     let mut head = inputs.head(options);
     head.shift = shifted.as_ref().map(|s| s.record);
-    let (place, kept) = writer.begin(&head, inputs.state())?;
-    let n_resumed = kept.len();
-    let n_kept = kept.last().map_or(0, |last| last.tensor + 1);
+    let n_tiles: Vec<u64> = inputs.pair.items.iter().map(|p| p.tiling.len()).collect();
+    let (place, kept) = writer.begin(&head, inputs.state(), &n_tiles)?;
+    let n_kept = kept.tensors.last().map_or(0, |last| last.tensor + 1);
     let joint = options.method.lossy().map_or(&[][..], |m| m.joint_passes());
     let mut units = units(&inputs.pair, options.method.lossy());
     leave_out(&mut units, n_kept, joint);
     let mut run = Run::new(&units, writer.variant_id(), task.earlier, options.seed);
+    run.kept = Some(&kept);
     if let Some(shifted) = &shifted {
         run.gain = shifted.record.eta;
         run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);
     }
-    let mut written = encode_variant((inputs, kept), &mut writer, options, &run, observer)?;
+    let mut written = encode_variant(inputs, &mut writer, options, &run, observer)?;
     let blobs = write_side_files(inputs, &mut writer)?;
     inputs.check_unchanged()?;
     let seals = &mut written.seals;
@@ -198,7 +201,9 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     report.notes.extend(notes.into_iter().flatten());
     (report.exact_tiles, report.exact_parameters) = written.sums.exact;
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
-    report.resumed_tensors = n_resumed;
+    report.resumed_tensors = kept.tensors.len();
+    report.resumed_tiles = kept.tiles.len();
+    report.resumed_surveys = kept.surveys.len();
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     let rates = written.rates.into_iter().map(|(unit, rates)| {
         let Unit { tensor, tiles, .. } = &units[unit];
@@ -217,17 +222,19 @@ pub(crate) struct Written {
     sums: Sums,
 }
 
-/// Writes the tiles of a variant, but for those of tensors that are kept.
+/// Writes the tiles of a variant, but for those that are kept.
 pub(crate) fn encode_variant(
-    (inputs, kept): (&Inputs, Vec<KeptTensor>),
+    inputs: &Inputs,
     writer: &mut ArchiveWriter,
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
 ) -> Result<Written> {
-    let mut sink = CompressSink::new(inputs, writer, kept);
-    let findings =
-        encode_units(inputs, options, run, observer, |tensor, tile| sink.write(tensor, tile))?;
+    let mut sink = CompressSink::new(inputs, writer, run.kept);
+    let findings = encode_units(inputs, options, run, observer, |done| match done {
+        Done::Surveyed(at, stats) => sink.surveyed(at, stats),
+        Done::Encoded(tensor, tile) => sink.write(tensor, tile),
+    })?;
     let CompressSink { seals, sums, .. } = sink;
     Ok(Written { seals, measured: findings.measured, rates: findings.rates, sums })
 }
@@ -244,7 +251,7 @@ struct CompressSink<'a> {
 }
 
 impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter, kept: Vec<KeptTensor>) -> Self {
+    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter, kept: Option<&Kept>) -> Self {
         let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
         for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
             if p.tiling.is_empty() {
@@ -252,28 +259,44 @@ impl<'a> CompressSink<'a> {
             }
         }
         let mut sums = Sums::default();
-        for tensor in kept {
+        for tensor in kept.iter().flat_map(|kept| &kept.tensors) {
             sums.add(&tensor.sums);
-            seals[tensor.tensor] = tensor.seal;
+            seals[tensor.tensor] = tensor.seal.clone();
         }
         let (hasher, tensor_sums) = (TensorHasher::default(), Sums::default());
         Self { inputs, writer, seals, hasher, sums, tensor_sums }
     }
 
+    /// Takes note of what a survey found.
+    fn surveyed(&mut self, at: SurveyAt, stats: &TileStats) -> Result<()> {
+        if !self.writer.takes_notes() {
+            return Ok(());
+        }
+        if let Some(found) = stats.to_bytes()? {
+            self.writer.note(Note::Surveyed(at, &found));
+        }
+        self.worked(at.tensor as usize, u64::from(at.part))
+    }
+
+    fn worked(&mut self, tensor: usize, part: u64) -> Result<()> {
+        let tile = self.inputs.pair.items[tensor].tiling.get(part);
+        self.writer.worked(tile.n_elements() as u64)
+    }
+
     fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
-        let offset = self.writer.write(&tile.frame)?;
         self.hasher.update(tile.base.as_deref(), tile.restored.bytes());
+        let (note, offset) = match &tile.kept {
+            Some(kept) => (kept.note, kept.offset),
+            None => self.write_frame(tensor, tile)?,
+        };
         let seal = &mut self.seals[tensor];
         if tile.part == 0 {
             seal.offset = offset;
         }
-        seal.frame_lens.push(tile.frame.len() as u32);
-        seal.squared_error += tile.squared_error;
-        seal.squared_delta += tile.squared_delta;
-        self.tensor_sums.add(&Sums {
-            output: tile.output_sums,
-            exact: (u64::from(tile.kept_elements > 0), tile.kept_elements),
-        });
+        seal.frame_lens.push(note.len);
+        seal.squared_error += note.squared_error;
+        seal.squared_delta += note.squared_delta;
+        self.tensor_sums.add(&note.sums());
         let item = &self.inputs.pair.items[tensor];
         if tile.part + 1 == item.tiling.len() {
             (seal.base_hash, seal.restored_hash) = self.hasher.finish();
@@ -282,11 +305,29 @@ impl<'a> CompressSink<'a> {
                 let base = &self.inputs.base.tensors()[base];
                 seal.base_probe = base_probe(&self.inputs.base_source, base, used)?;
             }
-            let sums = std::mem::take(&mut self.tensor_sums);
-            self.sums.add(&sums);
-            self.writer.note(&KeptTensor { tensor, seal: seal.clone(), sums })?;
+            let &mut TensorSeal { base_hash, base_probe, restored_hash, .. } = seal;
+            self.sums.add(&std::mem::take(&mut self.tensor_sums));
+            let tensor = tensor as u32;
+            let note = SealNote { tensor, base_hash, base_probe, restored_hash };
+            self.writer.note(Note::Sealed(note));
         }
-        Ok(())
+        self.worked(tensor, tile.part)
+    }
+
+    /// Writes the frame of a tile and takes note of it. Returns the note, and where the frame stands.
+    fn write_frame(&mut self, tensor: usize, tile: &EncodedTile) -> Result<(TileNote, u64)> {
+        let offset = self.writer.write(&tile.frame)?;
+        let note = TileNote {
+            tensor: tensor as u32,
+            part: tile.part as u32,
+            len: tile.frame.len() as u32,
+            squared_error: tile.squared_error,
+            squared_delta: tile.squared_delta,
+            output: tile.output_sums,
+            kept_elements: tile.kept_elements,
+        };
+        self.writer.note(Note::Tile(note));
+        Ok((note, offset))
     }
 }
 
@@ -361,6 +402,8 @@ fn report(
         lossy_tensors: lossy().count(),
         lossy_parameters: parameters,
         resumed_tensors: 0,
+        resumed_tiles: 0,
+        resumed_surveys: 0,
         exact_tiles: 0,
         exact_parameters: 0,
         peak_memory_bytes: peak_memory(),

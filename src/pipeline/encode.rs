@@ -1,25 +1,32 @@
 //! The parallel part of compressing: one tile in, its statistics or its frame out.
 
+mod gather;
+mod kept;
+mod tile;
+
 use crossbeam::channel::unbounded;
 
-use crate::archive::Origin;
-use crate::checkpoint::{Checkpoint, Window};
+use crate::archive::{Kept, Origin};
+use crate::checkpoint::Checkpoint;
 use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
-use crate::frame::{Encoder, Kind, Label};
+use crate::frame::{Decoder, Encoder, Kind, Label};
 use crate::kernel::convert;
 use crate::method::dbms::Fit;
 use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::calibration::{Calibration, output_sums};
+use crate::pipeline::encode::gather::{Gather, Outcome, Worked, encoded};
+pub(crate) use crate::pipeline::encode::tile::{Done, EncodedTile, Restored};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
+use crate::pipeline::known::Known;
 use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::ordered::{Turn, run_in_turn};
 use crate::pipeline::passes::{bytes_read, keep_for_later};
-use crate::pipeline::schedule::{Block, Job, TileReader, Unit};
+use crate::pipeline::schedule::{Job, Step, TileReader, Unit};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{DeltaState, Sides};
 use crate::survey::TileStats;
@@ -35,12 +42,15 @@ struct EncodeStage<'a> {
     pub(crate) method: &'a Method,
     pub(crate) run: Run<'a>,
     calibration: Option<&'a Calibration>,
+    known: Known<'a>,
     spares: Spares,
 }
 
 /// What one worker reuses.
 struct EncodeState {
     encoder: Encoder,
+    /// Made for the first frame of an earlier run.
+    decoder: Option<Decoder>,
     scratch: Scratch,
     payload: Vec<u8>,
     delta: DeltaState,
@@ -49,69 +59,38 @@ struct EncodeState {
 impl EncodeState {
     pub(crate) fn new() -> Result<Self> {
         let (scratch, payload, delta) = (Scratch::default(), Vec::new(), DeltaState::default());
-        Ok(Self { encoder: Encoder::new()?, scratch, payload, delta })
-    }
-}
-
-/// A tile that was worked on.
-struct Worked {
-    pub(crate) block: Block,
-    /// Bytes of the fine-tune in it.
-    pub(crate) n_bytes: u64,
-    pub(crate) result: Outcome,
-}
-
-/// A survey's result, or a finished frame.
-enum Outcome {
-    Surveyed(TileStats),
-    Encoded(EncodedTile),
-}
-
-/// A tile ready to be written.
-pub(crate) struct EncodedTile {
-    /// Number in the tensor.
-    pub(crate) part: u64,
-    pub(crate) frame: Vec<u8>,
-    pub(crate) base: Option<Window>,
-    pub(crate) restored: Restored,
-    /// Sums of squares of what was lost and of the delta.
-    pub(crate) squared_error: f64,
-    pub(crate) squared_delta: f64,
-    /// The same two at the layer's output; 0 without statistics.
-    pub(crate) output_sums: (f64, f64),
-    /// Only if the run measures how a gain would fit.
-    pub(crate) fit: Fit,
-    /// Elements, if it is kept bit for bit though its tensor is stored with loss, and differs from its base.
-    pub(crate) kept_elements: u64,
-}
-
-/// The bytes the tile restores to.
-pub(crate) enum Restored {
-    /// The fine-tune's own.
-    Exact(Window),
-    Lossy(Vec<u8>),
-}
-
-impl Restored {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Restored::Exact(window) => window,
-            Restored::Lossy(bytes) => bytes,
-        }
+        Ok(Self { encoder: Encoder::new()?, decoder: None, scratch, payload, delta })
     }
 }
 
 impl EncodeStage<'_> {
     /// Works on one tile.
-    pub(crate) fn work(&self, state: &mut EncodeState, job: Job) -> Result<Worked> {
-        let tensor = self.run.units[job.block.unit].tensor;
-        let name = &self.ft.tensors()[tensor].name;
-        let (block, n_bytes) = (job.block, job.ft.len() as u64);
-        let result = match self.method.lossy().filter(|_| self.pair.items[tensor].item.lossy) {
-            Some(method) => self.work_lossy(method, state, job, tensor),
-            None => self.encode_exact(state, job, tensor).map(Outcome::Encoded),
+    pub(crate) fn work(&self, state: &mut EncodeState, step: Step) -> Result<Worked> {
+        let job = match step {
+            Step::Tile(job) => job,
+            Step::Known(block, n_bytes, stats) => {
+                let (tile_idx, result) = (0, Outcome::Known(stats));
+                return Ok(Worked { block, tile_idx, n_bytes, result });
+            }
         };
-        Ok(Worked { block, n_bytes, result: result.context(|| format!("tensor {name}"))? })
+        let unit = &self.run.units[job.block.unit];
+        let tensor = unit.tensor;
+        let name = &self.ft.tensors()[tensor].name;
+        let (block, tile_idx, n_bytes) = (job.block, job.tile_idx as u64, job.ft.len() as u64);
+        let encodes = block.pass == unit.n_surveys;
+        let kept = self.known.tile(tensor, job.part).filter(|_| encodes);
+        #[cfg(feature = "fault-injection")]
+        if kept.is_none() {
+            crate::checkpoint::faults::work(job.tile.n_elements());
+        }
+        let lossy = self.method.lossy().filter(|_| self.pair.items[tensor].item.lossy);
+        let result = match (kept, lossy) {
+            (Some(kept), _) => self.keep(state, job, tensor, kept).map(encoded),
+            (_, Some(method)) => self.work_lossy(method, state, job, tensor),
+            _ => self.encode_exact(state, job, tensor).map(encoded),
+        };
+        let result = result.context(|| format!("tensor {name}"))?;
+        Ok(Worked { block, tile_idx, n_bytes, result })
     }
 
     fn label(&self, tensor: usize, part: u64, codec: u16) -> Label {
@@ -131,17 +110,7 @@ impl EncodeStage<'_> {
         let mut frame = self.spares.frame();
         let label = self.label(tensor, job.part, 0);
         lossless::encode(tile, base, label, &mut state.encoder, &mut state.scratch, &mut frame)?;
-        Ok(EncodedTile {
-            part: job.part,
-            frame,
-            base: job.base,
-            restored: Restored::Exact(job.ft),
-            squared_error: 0.0,
-            squared_delta: 0.0,
-            output_sums: (0.0, 0.0),
-            fit: Fit::default(),
-            kept_elements: 0,
-        })
+        Ok(EncodedTile::exact(job, frame))
     }
 
     fn recycle(&self, tile: EncodedTile) {
@@ -190,7 +159,7 @@ impl EncodeStage<'_> {
             let is_equal = job.base.as_deref() == Some(&*job.ft);
             let kept_elements = if is_equal { 0 } else { (n_rows * n_cols) as u64 };
             let tile = self.encode_exact(state, job, tensor)?;
-            return Ok(Outcome::Encoded(EncodedTile { kept_elements, ..tile }));
+            return Ok(encoded(EncodedTile { kept_elements, ..tile }));
         };
         let patch = usize::from(self.pair.items[tensor].item.patch);
         // Rounded to a narrow dtype, what is to be fitted would drown in the rounding.
@@ -200,7 +169,7 @@ impl EncodeStage<'_> {
         let EncodeState { encoder, scratch, payload, .. } = state;
         let lossy = Lossy { target, tensor, delta, sides };
         let tile = self.finish_lossy(encoder, scratch, payload, label, &lossy)?;
-        Ok(Outcome::Encoded(EncodedTile { base: job.base, ..tile }))
+        Ok(encoded(EncodedTile { base: job.base, ..tile }))
     }
 
     /// Frames the payload and decodes it: what a restore will give is hashed now, so that every
@@ -235,6 +204,7 @@ impl EncodeStage<'_> {
         Ok(EncodedTile {
             part: u64::from(label.part),
             frame,
+            kept: None,
             restored: Restored::Lossy(restored),
             squared_error,
             squared_delta,
@@ -304,18 +274,20 @@ pub(crate) struct Run<'a> {
     pub(crate) gain: f32,
     /// Whether tiles measure how a gain would fit; they are then no frames to keep.
     pub(crate) fits: bool,
+    /// What an earlier run did of it.
+    pub(crate) kept: Option<&'a Kept>,
 }
 
 impl<'a> Run<'a> {
     /// A run that stores these units as they are.
     pub(crate) fn new(units: &'a [Unit], variant: u32, earlier: &'a TraceNorms, seed: u64) -> Self {
-        let (items, sides, gain, fits) = (None, Sides::AsTheyAre, 1.0, false);
-        Self { units, variant, earlier, seed, items, sides, gain, fits }
+        let (items, sides, gain, fits, kept) = (None, Sides::AsTheyAre, 1.0, false, None);
+        Self { units, variant, earlier, seed, items, sides, gain, fits, kept }
     }
 }
 
-/// Surveys and encodes units, and hands each encoded tile to `sink` in order, with its tensor. Returns
-/// what the method found about the whole model.
+/// Surveys and encodes units, and hands what comes of each tile to `sink` in order. Returns what the method
+/// found about the whole model.
 ///
 /// # Errors
 /// `Interrupted`; whatever a tile or the sink says.
@@ -324,51 +296,38 @@ pub(crate) fn encode_units(
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
-    mut sink: impl FnMut(usize, &EncodedTile) -> Result<()>,
+    sink: impl FnMut(Done<'_>) -> Result<()>,
 ) -> Result<Findings> {
     let Run { units, earlier, .. } = *run;
-    let needs = inputs.needs(&options.method, &run.sides);
-    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
     let (method, calibration) = (&options.method, inputs.calibration.as_ref());
-    let stage =
-        &EncodeStage { ft, pair, method, calibration, run: *run, spares: Spares::default() };
+    let lossy = method.lossy();
+    let known = Known::new(run.kept, lossy, pair);
+    let mut needs = inputs.needs(method, &run.sides);
+    needs.resident += known.resident_bytes();
+    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
+    let spares = Spares::default();
+    let stage = &EncodeStage { ft, pair, method, calibration, run: *run, known, spares };
     let (merged_tx, merged_rx) = unbounded();
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
-    let joint = method.lossy().map_or(&[][..], |m| m.joint_passes());
+    let joint = lossy.map_or(&[][..], |m| m.joint_passes());
     let spare = needs.spare(options.resources.max_memory, width);
     keep_for_later(inputs, units, joint.len(), spare);
-    let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), merged_rx);
+    let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), known, merged_rx);
     let mut findings = Findings::default();
-    let lossy = method.lossy();
-    let mut merger =
-        lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
+    let merger = lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
     let n_joint = joint.last().map_or(0, |pass| pass + 1);
     let total = units.iter().map(|u| bytes_read(inputs, u, n_joint)).sum();
-    let mut done = 0;
-    run_ordered(
+    let recycle = |tile| stage.recycle(tile);
+    let mut gather = Gather { units, observer, merger, sink, recycle, done: 0, total };
+    run_in_turn(
         width,
         || reader.next(),
         EncodeState::new,
-        |state, job| stage.work(state, job),
-        move |worked| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
-            done += worked.n_bytes;
-            observer.progress(done, total);
-            match worked.result {
-                Outcome::Surveyed(stats) => {
-                    if let Some(merger) = &mut merger {
-                        merger.add(worked.block, stats)?;
-                    }
-                }
-                Outcome::Encoded(tile) => {
-                    sink(units[worked.block.unit].tensor, &tile)?;
-                    stage.recycle(tile);
-                }
-            }
-            Ok(())
+        |state, step| stage.work(state, step),
+        move |turn| match turn {
+            Turn::Early(worked) => gather.tell(worked),
+            Turn::Due(worked) => gather.add(worked),
         },
     )?;
     Ok(findings)

@@ -49,16 +49,17 @@ impl<'a> Merger<'a> {
     }
 
     /// Adds one tile's result; after the last tile of a pass the plan goes to the reader, and after the
-    /// last tile of a joint pass all plans do.
+    /// last tile of a joint pass all plans do. Returns what then stands for all of the pass, if the method
+    /// has such.
     ///
     /// # Errors
     /// What the method says of all matrices together.
-    pub(crate) fn add(&mut self, block: Block, stats: TileStats) -> Result<()> {
+    pub(crate) fn add(&mut self, block: Block, stats: TileStats) -> Result<Option<TileStats>> {
         let unit = &self.units[block.unit];
         let so_far = self.stats.entry(block.unit).or_default();
         so_far.push(stats);
         if (so_far.len() as u64) < unit.n_tiles() {
-            return Ok(());
+            return Ok(None);
         }
         let stats = self.stats.remove(&block.unit).unwrap_or_default();
         let before = self.plans.remove(&block.unit).unwrap_or_default();
@@ -68,13 +69,14 @@ impl<'a> Merger<'a> {
         };
         let n_elements = self.n_elements(block.unit);
         let decided = self.method.merge(block.pass, &before.decided, n_elements, &stats);
+        let whole = self.method.condensed(block.pass, &decided);
         self.plans.insert(block.unit, MatrixPlan { exact, decided });
         if !self.method.joint_passes().contains(&block.pass) {
             self.send(block.unit, block.pass);
         } else if !self.units[block.unit + 1..].iter().any(|u| u.n_surveys > 0) {
             self.decide_jointly(block.pass)?;
         }
-        Ok(())
+        Ok(whole)
     }
 
     fn decide_jointly(&mut self, pass: usize) -> Result<()> {

@@ -16,6 +16,7 @@ mod frames;
 mod identity;
 mod inputs;
 mod inspect;
+mod known;
 mod merge;
 mod options;
 mod ordered;

@@ -27,6 +27,13 @@ enum Outcome<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
+/// A result as it comes to a sink.
+pub(crate) enum Turn<'a, T> {
+    /// It waits for one before it. Later it is due.
+    Early(&'a mut T),
+    Due(T),
+}
+
 /// Reads items with `next`, works on them in parallel with one `S` a worker, and hands the results to
 /// `sink` in the order they were read.
 ///
@@ -37,7 +44,24 @@ pub(crate) fn run_ordered<I: Send, T: Send, S>(
     next: impl FnMut() -> Option<Result<I>> + Send,
     scratch: impl Fn() -> Result<S> + Sync,
     work: impl Fn(&mut S, I) -> Result<T> + Sync,
-    sink: impl FnMut(T) -> Result<()>,
+    mut sink: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    run_in_turn(width, next, scratch, work, move |turn| match turn {
+        Turn::Early(_) => Ok(()),
+        Turn::Due(result) => sink(result),
+    })
+}
+
+/// As [`run_ordered`], with a sink that also sees results which wait for one before them.
+///
+/// # Errors
+/// As there.
+pub(crate) fn run_in_turn<I: Send, T: Send, S>(
+    width: Width,
+    next: impl FnMut() -> Option<Result<I>> + Send,
+    scratch: impl Fn() -> Result<S> + Sync,
+    work: impl Fn(&mut S, I) -> Result<T> + Sync,
+    sink: impl FnMut(Turn<'_, T>) -> Result<()>,
 ) -> Result<()> {
     let (scratch, work) = (&scratch, &work);
     std::thread::scope(|scope| {
@@ -128,15 +152,18 @@ fn run_worker<I, T, S>(
 fn drain<T>(
     results: &Receiver<(u64, Outcome<T>)>,
     permits: &Sender<()>,
-    mut sink: impl FnMut(T) -> Result<()>,
+    mut sink: impl FnMut(Turn<'_, T>) -> Result<()>,
 ) -> Result<()> {
     let mut waiting = BTreeMap::new();
     let mut expected = 0;
-    for (seq, outcome) in results {
+    for (seq, mut outcome) in results {
+        if let (true, Outcome::Done(Ok(result))) = (seq > expected, &mut outcome) {
+            sink(Turn::Early(result))?;
+        }
         waiting.insert(seq, outcome);
         while let Some(outcome) = waiting.remove(&expected) {
             match outcome {
-                Outcome::Done(result) => sink(result?)?,
+                Outcome::Done(result) => sink(Turn::Due(result?))?,
                 Outcome::Panicked(panic) => resume_unwind(panic),
             }
             expected += 1;
@@ -197,6 +224,40 @@ mod tests {
             .unwrap();
             assert_eq!(seen, (0..200).collect::<Vec<_>>());
             assert!(most.load(Ordering::SeqCst) <= width.permits);
+        }
+    }
+
+    #[test]
+    fn results_that_wait_are_seen_once_and_come_in_turn() {
+        for width in WIDTHS {
+            let (tx, rx) = crossbeam::channel::unbounded::<()>();
+            let mut items = 0..9u32;
+            let mut seen = Vec::new();
+            // The first is done only once another waits for it, unless there is one at a time.
+            let alone = width.permits == 1 || width.workers == 1;
+            let work = |(): &mut (), i: u32| {
+                if i == 0 && !alone {
+                    let _ = rx.recv();
+                }
+                Ok((i, 0))
+            };
+            let sink = |turn: Turn<'_, (u32, u32)>| {
+                match turn {
+                    Turn::Early(waits) => {
+                        waits.1 += 1;
+                        let _ = tx.send(());
+                    }
+                    Turn::Due(result) => seen.push(result),
+                }
+                Ok(())
+            };
+            run_in_turn(width, || items.next().map(Ok), || Ok(()), work, sink).unwrap();
+            assert_eq!(
+                seen.iter().map(|(i, _)| *i).collect::<Vec<_>>(),
+                (0..9).collect::<Vec<_>>()
+            );
+            assert!(seen.iter().all(|(_, early)| *early <= 1) && seen[0].1 == 0);
+            assert_eq!(seen.iter().any(|(_, early)| *early > 0), !alone);
         }
     }
 

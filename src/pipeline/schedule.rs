@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::method::{LossyMethod, MatrixPlan};
 use crate::pair::{Pair, PairItem};
 use crate::pipeline::identity::base_range;
+use crate::pipeline::known::Known;
 use crate::pipeline::read_ahead::ReadAhead;
+use crate::survey::TileStats;
 use crate::tensor::Tile;
 
 /// One matrix of a lossy tensor, a band of it, or one whole flat tensor: what is surveyed and merged
@@ -45,6 +47,14 @@ impl Unit {
 pub(crate) struct Block {
     pub(crate) unit: usize,
     pub(crate) pass: usize,
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Tile(Job),
+    /// A survey's tile that need not be read: its bytes in the fine-tune, and what was found.
+    Known(Block, u64, TileStats),
 }
 
 /// A tile to work on.
@@ -186,6 +196,7 @@ pub(crate) struct TileReader<'a> {
     /// What to announce next.
     next_ahead: Order,
     ahead: ReadAhead,
+    known: Known<'a>,
     /// Plans as the sink merges them: unit, survey passes done, plan.
     merged: Receiver<Merged>,
     plans: HashMap<usize, (usize, Arc<MatrixPlan>)>,
@@ -200,6 +211,7 @@ impl<'a> TileReader<'a> {
         base: (&'a Checkpoint, &'a Source),
         pair: &'a Pair,
         (units, joint): (&'a [Unit], &[usize]),
+        known: Known<'a>,
         merged: Receiver<Merged>,
     ) -> Self {
         Self {
@@ -211,16 +223,26 @@ impl<'a> TileReader<'a> {
             order: Order::new(),
             next_ahead: Order::new(),
             ahead: ReadAhead::default(),
+            known,
             merged,
             plans: HashMap::new(),
         }
     }
 
     /// The next tile; `None` after the last.
-    pub(crate) fn next(&mut self) -> Option<Result<Job>> {
+    pub(crate) fn next(&mut self) -> Option<Result<Step>> {
         self.read_ahead();
         let (block, tile_idx) = self.order.next(self.units, &self.stages)?;
-        Some(self.job(block, tile_idx))
+        let unit = &self.units[block.unit];
+        Some(match self.known.survey(unit, block, tile_idx) {
+            Ok(None) => self.job(block, tile_idx).map(Step::Tile),
+            Ok(Some(stats)) => {
+                let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
+                let bytes = tile.bytes(self.ft.0.tensors()[unit.tensor].dtype.lane_bytes());
+                Ok(Step::Known(block, bytes.end - bytes.start, stats))
+            }
+            Err(error) => Err(error),
+        })
     }
 
     fn read_ahead(&mut self) {
@@ -229,6 +251,9 @@ impl<'a> TileReader<'a> {
             let next = self.next_ahead.next(self.units, &self.stages);
             let Some((block, tile_idx)) = next else { return };
             let unit = &self.units[block.unit];
+            if self.known.has(unit, block, tile_idx) {
+                continue;
+            }
             let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
             let mut bytes = 0;
             for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {

@@ -2,6 +2,7 @@
 //! the tiles of a matrix, in tile order, into their plan.
 
 pub(crate) mod held;
+pub(crate) mod stored;
 pub(crate) mod trace_norm;
 
 use std::sync::Arc;
@@ -57,6 +58,9 @@ pub(crate) enum TileStats {
     },
     /// What is left of a tile when its leading directions are peeled off, and these, if they are held.
     Needs(TileNeeds, Option<Arc<Held>>),
+    /// The trace norm of the whole matrix, which what its tiles have came to: of the first tile, and the
+    /// others have nothing more to say.
+    TraceNorm(f64),
     /// The delta has NaN or infinities: the tile is kept bit for bit, and counts for nothing.
     NonFinite,
 }

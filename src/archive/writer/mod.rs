@@ -5,6 +5,7 @@
 //! sync the directory. A writer dropped before its commit takes back what it wrote, or leaves it to a
 //! run that resumes.
 
+mod journal;
 mod resume;
 
 use std::fs::{File, Permissions};
@@ -18,8 +19,11 @@ use crate::archive::parity;
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
-use crate::archive::writer::resume::Journal;
-pub(crate) use crate::archive::writer::resume::{KeptTensor, Sums};
+use crate::archive::writer::journal::Journal;
+#[cfg(feature = "fuzzing")]
+pub(crate) use crate::archive::writer::journal::entries;
+pub(crate) use crate::archive::writer::journal::{Note, SealNote, Sums, SurveyAt, TileNote};
+pub(crate) use crate::archive::writer::resume::{Kept, KeptTile};
 use crate::checkpoint::{Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
@@ -44,6 +48,8 @@ pub(crate) struct ArchiveWriter {
     /// Whether it goes on with what an earlier run left, and leaves what it wrote to a later one.
     resumes: bool,
     journal: Option<Journal>,
+    /// Elements whose frames or surveys may not be in the file yet.
+    unsaved: u64,
     buffer: Vec<u8>,
     /// File offset of the end of the buffer.
     at: u64,
@@ -162,6 +168,7 @@ impl ArchiveWriter {
             force: false,
             resumes: false,
             journal: None,
+            unsaved: 0,
             buffer: Vec::with_capacity(BUFFER),
             at: start,
             writeback: Writeback::default(),
@@ -347,10 +354,13 @@ impl ArchiveWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        self.write_out(self.at - buffer.len() as u64, &buffer)?;
-        buffer.clear();
-        self.buffer = buffer;
+        if !self.buffer.is_empty() {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            self.write_out(self.at - buffer.len() as u64, &buffer)?;
+            buffer.clear();
+            self.buffer = buffer;
+        }
+        self.unsaved = 0;
         self.journal.as_mut().map_or(Ok(()), Journal::write_out)
     }
 

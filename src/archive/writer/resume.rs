@@ -1,160 +1,70 @@
 //! What a run that was cut off leaves behind, and how the next one goes on from there.
 //!
-//! Beside the file that is being written stands a journal: what the run stands on, then each tensor once
-//! its frames are in the file. A run that resumes holds the journal to its own inputs and settings, and
-//! the frames to their checksums, and keeps the tensors that pass: with them it writes the bytes that
-//! a run that was never cut off writes.
+//! Beside the file that is being written stands a [journal](super::journal). A run that resumes holds it
+//! to its own inputs and settings, and the frames it speaks of to their checksums; tiles that pass are
+//! neither surveyed nor encoded again: with them it writes the bytes that a run that was never cut off
+//! writes.
 
-use std::fs::File;
-use std::io::{ErrorKind as Cause, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::archive::record::{Head, TensorSeal};
 use crate::archive::store::FrameStore;
+use crate::archive::writer::journal::{
+    self, Entries, Journal, KeptTensor, Note, SURVEY_HEAD, SealNote, Sums, SurveyAt, Surveys,
+    TileNote,
+};
 use crate::archive::writer::{ArchiveWriter, Place};
 use crate::checkpoint::disk::{self, TempPath};
-use crate::checkpoint::hidden_name;
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
-use crate::wire::{Reader, Writer};
+use crate::wire::Writer;
 
-/// Bytes before an entry's own: their number and their checksum.
-const PREFIX: usize = 8;
-/// Longest entry: a tensor of 100,000 tiles has 400 KB.
-const MAX_ENTRY: usize = 64 << 20;
+/// Elements that are worked on between two writes of what came of them: a quarter of a full tile. So little is
+/// lost by a kill, and the writes are no part of the time that so many elements take.
+const SAVED_EVERY: u64 = 1 << 18;
 
-/// A tensor that need not be encoded again.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct KeptTensor {
-    /// Position in the variant.
-    pub(crate) tensor: usize,
-    pub(crate) seal: TensorSeal,
-    pub(crate) sums: Sums,
+/// Changes with what the journal's entries mean.
+const JOURNAL_VERSION: u32 = 2;
+
+/// A tile of a tensor that was not finished: its frame is kept, but the tensor's hashes need its bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KeptTile {
+    pub(crate) note: TileNote,
+    /// Where its frame stands.
+    pub(crate) offset: u64,
+    pub(crate) codec: u16,
 }
 
-/// What a report says of tensors beside their seals.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Sums {
-    /// What was lost at the layer's output, and what the delta makes there; 0 without statistics.
-    pub(crate) output: (f64, f64),
-    /// Tiles of a lossy tensor that are kept bit for bit, and their elements.
-    pub(crate) exact: (u64, u64),
-}
-
-impl Sums {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.output.0 += other.output.0;
-        self.output.1 += other.output.1;
-        self.exact.0 += other.exact.0;
-        self.exact.1 += other.exact.1;
-    }
-}
-
-impl KeptTensor {
-    fn to_bytes(&self) -> Result<Vec<u8>> {
-        let mut w = Writer::default();
-        w.u64(self.tensor as u64);
-        self.seal.write(&mut w)?;
-        let Sums { output, exact } = self.sums;
-        w.f64(output.0);
-        w.f64(output.1);
-        w.u64(exact.0);
-        w.u64(exact.1);
-        Ok(w.0)
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self> {
-        let r = &mut Reader::new(bytes);
-        let tensor = r.u64()? as usize;
-        let seal = TensorSeal::read(r)?;
-        let sums = Sums { output: (r.f64()?, r.f64()?), exact: (r.u64()?, r.u64()?) };
-        r.end()?;
-        Ok(Self { tensor, seal, sums })
-    }
-}
-
-/// The journal of a run that is under way.
-#[derive(Debug)]
-pub(super) struct Journal {
-    file: File,
-    /// Removed when it is dropped.
-    path: TempPath,
-    /// Entries of tensors whose frames may not be in the file yet.
-    pending: Vec<u8>,
-    len: u64,
-}
-
-impl Journal {
-    /// Starts a journal in place of one that is there; `identity` is what the run stands on.
-    fn create(archive: &Path, identity: &[u8]) -> Result<Self> {
-        let path = path(archive);
-        let file = disk::open_or_create(&path).map_err(|e| Error::io("create", &path, e))?;
-        let mut journal = Self::of(file, path, 0)?;
-        disk::set_len(&journal.file, 0).map_err(|e| Error::io("cut", &journal.path, e))?;
-        journal.enter(identity);
-        journal.write_out()?;
-        Ok(journal)
-    }
-
-    /// Goes on with the journal of an earlier run after its first `len` bytes.
-    fn go_on(archive: &Path, len: u64) -> Result<Self> {
-        let path = path(archive);
-        let file = disk::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        disk::set_len(&file, len).map_err(|e| Error::io("cut", &path, e))?;
-        Self::of(file, path, len)
-    }
-
-    fn of(file: File, path: PathBuf, len: u64) -> Result<Self> {
-        let of = TempPath::try_from_path(&path).map_err(|e| Error::io("find", &path, e))?;
-        Ok(Self { file, path: of, pending: Vec::new(), len })
-    }
-
-    /// Leaves it to a run that resumes.
-    pub(super) fn leave(self) {
-        let _ = self.path.keep();
-    }
-
-    /// Removes it: all that it speaks of is written.
-    pub(super) fn finish(self) -> Result<()> {
-        let removed = disk::remove_file(&self.path);
-        removed.map_err(|e| Error::io("remove", &self.path, e))
-    }
-
-    /// Takes note of a tensor whose frames were handed over to be written.
-    fn note(&mut self, kept: &KeptTensor) -> Result<()> {
-        self.enter(&kept.to_bytes()?);
-        Ok(())
-    }
-
-    fn enter(&mut self, bytes: &[u8]) {
-        self.pending.extend((bytes.len() as u32).to_le_bytes());
-        self.pending.extend(crc32c::crc32c(bytes).to_le_bytes());
-        self.pending.extend(bytes);
-    }
-
-    /// Everything that was handed over is in the file by now.
-    pub(super) fn write_out(&mut self) -> Result<()> {
-        disk::write_all_at(&self.file, &self.pending, self.len)
-            .map_err(|e| Error::io("write to", &self.path, e))?;
-        self.len += self.pending.len() as u64;
-        self.pending.clear();
-        Ok(())
-    }
+/// What an earlier run did that need not be done again.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// Tensors whose frames are all there, in file order.
+    pub(crate) tensors: Vec<KeptTensor>,
+    /// Tiles of the one after these, from its first on.
+    pub(crate) tiles: Vec<KeptTile>,
+    /// The frames of the file, where there are such tiles.
+    pub(crate) frames: Option<FrameStore>,
+    pub(crate) surveys: Surveys,
 }
 
 impl ArchiveWriter {
-    /// Writes the head of the new variant, and takes note of its tensors from here on; behind it the
-    /// tensors are kept that an earlier run wrote, if this one resumes. `inputs` is a hash of the state
-    /// of the files that are read.
+    /// Writes the head of the new variant, and takes note of its tiles from here on; behind it the frames
+    /// are kept that an earlier run wrote, if this one resumes. `inputs` is a hash of the state of the
+    /// files that are read, `n_tiles` says how many tiles each tensor has.
     ///
     /// # Errors
     /// `InvalidArgument` if the earlier run stood on other inputs or settings.
-    pub(crate) fn begin(&mut self, head: &Head, inputs: u64) -> Result<(Place, Vec<KeptTensor>)> {
+    pub(crate) fn begin(
+        &mut self,
+        head: &Head,
+        inputs: u64,
+        n_tiles: &[u64],
+    ) -> Result<(Place, Kept)> {
         if self.dry {
-            return Ok((self.write_head(head)?, Vec::new()));
+            return Ok((self.write_head(head)?, Kept::default()));
         }
         let start = self.at;
         let mut frame = Vec::new();
@@ -168,13 +78,14 @@ impl ArchiveWriter {
         if self.resumes {
             let len = self.file.metadata().map_err(|e| Error::io("examine", &self.path, e))?.len();
             let frames = FrameStore::new(Arc::clone(&self.file), len.max(end));
-            left = left_behind(&self.path, &identity, (&frames, end), label.variant)?;
+            let found = Found::new(&frames, end, label.variant, n_tiles);
+            left = left_behind(&self.path, &identity, found)?;
         }
         self.write(&frame)?;
         self.flush()?;
         let (kept, end, journal) = match left {
             Some(left) => (left.kept, left.end, left.journal),
-            None => (Vec::new(), end, Journal::create(&self.path, &identity)?),
+            None => (Kept::default(), end, Journal::create(&self.path, &identity)?),
         };
         if self.resumes {
             self.cut(end)?;
@@ -185,7 +96,7 @@ impl ArchiveWriter {
 
     /// Drops what an earlier run left.
     pub(super) fn start_over(&self) -> Result<()> {
-        remove(&self.path)?;
+        journal::remove(&self.path)?;
         self.cut(self.start)
     }
 
@@ -203,7 +114,7 @@ impl ArchiveWriter {
     /// Ends a run that did not commit: leaves what is done to one that resumes, or takes it back.
     pub(super) fn give_up(&mut self) {
         if self.resumes {
-            // Whatever fails here is only encoded again.
+            // Whatever fails here is only done again.
             let _ = self.flush();
             let _ = self.temp.take().map(TempPath::keep);
             self.journal.take().into_iter().for_each(Journal::leave);
@@ -213,24 +124,27 @@ impl ArchiveWriter {
         }
     }
 
-    /// Takes note of a tensor whose frames are all handed over, for a run that resumes.
-    pub(crate) fn note(&mut self, tensor: &KeptTensor) -> Result<()> {
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.note(tensor))
+    /// Takes note of what a run that resumes need not do again.
+    pub(crate) fn note(&mut self, note: Note<'_>) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(note);
+        }
     }
-}
 
-/// Removes the journal beside an archive, if there is one.
-pub(super) fn remove(archive: &Path) -> Result<()> {
-    let path = path(archive);
-    match path.symlink_metadata() {
-        Ok(_) => disk::remove_file(&path).map_err(|e| Error::io("remove", &path, e)),
-        Err(_) => Ok(()),
+    /// Whether notes are taken.
+    pub(crate) fn takes_notes(&self) -> bool {
+        self.journal.is_some()
     }
-}
 
-/// `.NAME.resume`, beside the archive.
-fn path(archive: &Path) -> PathBuf {
-    archive.with_file_name(hidden_name(archive.file_name().unwrap_or_default(), "resume"))
+    /// After so many more elements were worked on and taken note of: writes what has gathered, once it is
+    /// enough.
+    pub(crate) fn worked(&mut self, n_elements: u64) -> Result<()> {
+        self.unsaved += n_elements;
+        if self.unsaved < SAVED_EVERY || self.journal.is_none() {
+            return Ok(());
+        }
+        self.flush()
+    }
 }
 
 /// What a run stands on: where it begins, the state of the files it reads, and the head it writes.
@@ -240,6 +154,7 @@ fn identity((start, generation): (u64, u32), inputs: u64, head: &[u8]) -> Vec<u8
     w.u32(generation);
     w.u64(inputs);
     w.u64(xxh3_64(head));
+    w.u32(JOURNAL_VERSION);
     w.0
 }
 
@@ -247,38 +162,23 @@ fn identity((start, generation): (u64, u32), inputs: u64, head: &[u8]) -> Vec<u8
 const PLACE: usize = 12;
 
 /// What an earlier run left, once it is held to what this one would write.
-#[derive(Debug)]
 struct Left {
-    /// Tensors to keep, in file order.
-    kept: Vec<KeptTensor>,
-    /// Where the last one's frames end.
+    kept: Kept,
+    /// Where the last frame that is kept ends.
     end: u64,
     journal: Journal,
 }
 
-/// The tensors that an earlier run wrote in full behind `start`, in a file that is read through `frames`.
-/// None if it left nothing. `variant` is the id their frames carry.
+/// What an earlier run left of an archive. None if it left nothing.
 ///
 /// # Errors
 /// `InvalidArgument` if the earlier run stood on other inputs or settings.
-fn left_behind(
-    archive: &Path,
-    identity: &[u8],
-    (frames, start): (&FrameStore, u64),
-    variant: u32,
-) -> Result<Option<Left>> {
-    let path = path(archive);
-    let mut bytes = Vec::new();
-    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(e) if e.kind() == Cause::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io("read", &path, e)),
-    }
-    let mut entries = entries(&bytes);
+fn left_behind(archive: &Path, identity: &[u8], mut found: Found<'_>) -> Result<Option<Left>> {
+    let Some(mut entries) = Entries::open(archive)? else { return Ok(None) };
     match entries.next() {
-        Some((first, _)) if first == identity => {}
+        Some(first) if first == identity => {}
         // Of a run that was committed, or whose file is gone.
-        Some((first, _)) if first.get(..PLACE) != identity.get(..PLACE) => return Ok(None),
+        Some(first) if first.get(..PLACE) != identity.get(..PLACE) => return Ok(None),
         None => return Ok(None),
         Some(_) => {
             return Err(Error::invalid_argument(format!(
@@ -288,93 +188,156 @@ fn left_behind(
             )));
         }
     }
-    let (mut kept, mut end, mut len) = (Vec::new(), start, (PREFIX + identity.len()) as u64);
-    let mut stored = Vec::new();
-    for (entry, entry_end) in entries {
-        let Ok(tensor) = KeptTensor::parse(entry) else { break };
-        match frames_end(&tensor, (frames, end), variant, &mut stored) {
-            Some(tensor_end) => (end, len) = (tensor_end, entry_end as u64),
-            None => break,
-        }
-        kept.push(tensor);
+    let mut len = entries.end;
+    let mut surveys = Vec::new();
+    while let Some(entry) = entries.next() {
+        let n = entry.len();
+        let Some(survey) = found.add(entry) else { break };
+        len = entries.end;
+        surveys.extend(survey.map(|at| {
+            let n_found = n - SURVEY_HEAD;
+            (at, len - n_found as u64, n_found as u32)
+        }));
     }
+    let Found { tensors, tiles, end, frames, .. } = found;
+    let frames = (!tiles.is_empty()).then(|| frames.clone());
+    let surveys = Surveys::open(archive, surveys)?;
+    let kept = Kept { tensors, tiles, frames, surveys };
     Ok(Some(Left { kept, end, journal: Journal::go_on(archive, len)? }))
 }
 
-/// Whole entries from the start, each with where it ends.
-fn entries(bytes: &[u8]) -> impl Iterator<Item = (&[u8], usize)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let (prefix, rest) = bytes[at..].split_first_chunk::<PREFIX>()?;
-        let [a, b, c, d, crc @ ..] = *prefix;
-        let len = u32::from_le_bytes([a, b, c, d]) as usize;
-        let entry = rest.get(..len).filter(|_| len <= MAX_ENTRY)?;
-        if crc32c::crc32c(entry).to_le_bytes() != crc {
-            return None;
-        }
-        at += PREFIX + len;
-        Some((entry, at))
-    })
+/// What the entries of a journal come to, held to a file.
+struct Found<'a> {
+    /// The file, and where the last frame that is whole ends.
+    frames: &'a FrameStore,
+    end: u64,
+    /// Id that the frames carry.
+    variant: u32,
+    /// How many tiles each tensor has.
+    n_tiles: &'a [u64],
+    tensors: Vec<KeptTensor>,
+    /// Tiles of the tensor after these.
+    tiles: Vec<KeptTile>,
+    stored: Vec<u8>,
 }
 
-/// Where a tensor's frames end, if all of them are whole and stand right behind `at`.
-fn frames_end(
-    kept: &KeptTensor,
-    (frames, at): (&FrameStore, u64),
-    variant: u32,
-    stored: &mut Vec<u8>,
-) -> Option<u64> {
-    if kept.seal.offset != at && !kept.seal.frame_lens.is_empty() {
-        return None;
+impl<'a> Found<'a> {
+    fn new(frames: &'a FrameStore, end: u64, variant: u32, n_tiles: &'a [u64]) -> Self {
+        let (tensors, tiles, stored) = (Vec::new(), Vec::new(), Vec::new());
+        Self { frames, end, variant, n_tiles, tensors, tiles, stored }
     }
-    let mut end = at;
-    for (part, len) in (0..).zip(&kept.seal.frame_lens) {
-        let found = frames.read_whole(end, *len as usize, stored).ok()?.label;
-        let item = kept.tensor as u32;
-        let wanted = Label { kind: Kind::Tile, codec: 0, variant, item, part };
+
+    /// Adds an entry; of a survey, says of which. None if it is none that a run which came so far makes, or
+    /// its frame is not whole in the file.
+    fn add(&mut self, entry: &[u8]) -> Option<Option<SurveyAt>> {
+        match Note::parse(entry).ok()? {
+            Note::Surveyed(at, _) => Some(Some(at)),
+            Note::Tile(note) => self.tile(note).map(|()| None),
+            Note::Sealed(note) => self.sealed(note).map(|()| None),
+        }
+    }
+
+    /// The tensor whose frames come next.
+    fn tensor(&self) -> Option<usize> {
+        let next = self.tensors.last().map_or(0, |last| last.tensor + 1);
+        (next..self.n_tiles.len()).find(|i| self.n_tiles[*i] > 0)
+    }
+
+    fn tile(&mut self, note: TileNote) -> Option<()> {
+        let tensor = self.tensor().filter(|i| *i == note.tensor as usize)?;
+        let part = self.tiles.len() as u64;
+        if u64::from(note.part) != part || part == self.n_tiles[tensor] {
+            return None;
+        }
+        let len = note.len as usize;
+        let found = self.frames.read_whole(self.end, len, &mut self.stored).ok()?.label;
+        let (item, part) = (note.tensor, note.part);
+        let wanted = Label { kind: Kind::Tile, codec: 0, variant: self.variant, item, part };
         if !found.is_but_for_codec(wanted) {
             return None;
         }
-        end += u64::from(*len);
+        self.tiles.push(KeptTile { note, offset: self.end, codec: found.codec });
+        self.end += u64::from(note.len);
+        Some(())
     }
-    Some(end)
+
+    fn sealed(&mut self, note: SealNote) -> Option<()> {
+        let tensor = self.tensor().filter(|i| *i == note.tensor as usize)?;
+        if self.tiles.len() as u64 != self.n_tiles[tensor] {
+            return None;
+        }
+        let mut seal = TensorSeal {
+            base_hash: note.base_hash,
+            base_probe: note.base_probe,
+            restored_hash: note.restored_hash,
+            offset: self.tiles.first()?.offset,
+            ..TensorSeal::default()
+        };
+        let mut sums = Sums::default();
+        for KeptTile { note, .. } in self.tiles.drain(..) {
+            seal.frame_lens.push(note.len);
+            seal.squared_error += note.squared_error;
+            seal.squared_delta += note.squared_delta;
+            sums.add(&note.sums());
+        }
+        self.tensors.push(KeptTensor { tensor, seal, sums });
+        Some(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use crate::frame::Encoder;
+    use std::io::Write;
 
-    fn kept(tensor: usize) -> KeptTensor {
-        let seal = TensorSeal { frame_lens: vec![3, 4], offset: 9, ..TensorSeal::default() };
-        KeptTensor { tensor, seal, sums: Sums { output: (0.5, 1.5), exact: (2, 3) } }
+    /// A file with frames of the parts 0, 1, ... of one tensor, and what a journal says of each.
+    fn file(tensor: u32, n: u32) -> (FrameStore, Vec<TileNote>) {
+        let (mut bytes, mut notes) = (Vec::new(), Vec::new());
+        for part in 0..n {
+            let before = bytes.len();
+            let label = Label { kind: Kind::Tile, codec: 3, variant: 5, item: tensor, part };
+            Encoder::new().unwrap().encode(label, &[1; 40], &mut bytes).unwrap();
+            let len = (bytes.len() - before) as u32;
+            notes.push(TileNote { tensor, part, len, squared_error: 0.5, ..TileNote::default() });
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        (FrameStore::new(Arc::new(file), bytes.len() as u64), notes)
     }
 
     #[test]
-    fn a_torn_journal_ends_at_its_last_whole_entry() {
-        let dir = tempfile::tempdir().unwrap();
-        let archive = dir.path().join("a.delta.zst");
-        let mut journal = Journal::create(&archive, b"identity").unwrap();
-        for i in 0..3 {
-            journal.note(&kept(i)).unwrap();
+    fn only_what_a_run_that_came_so_far_writes_is_taken() {
+        let (frames, tiles) = file(1, 3);
+        let sealed = SealNote { tensor: 1, base_hash: 2, base_probe: 3, restored_hash: 4 };
+        let none = SealNote { tensor: 0, ..sealed };
+        // Tensor 0 has no tiles.
+        let n_tiles = [0, 3, 1];
+        let mut found = Found::new(&frames, 0, 5, &n_tiles);
+        assert_eq!((found.sealed(none), found.sealed(sealed)), (None, None));
+        assert_eq!(found.tile(tiles[1]), None, "a tile after one that is missing");
+        for (i, tile) in tiles.iter().enumerate() {
+            assert_eq!(found.sealed(sealed), None, "a seal before the last tile");
+            for bad in [
+                TileNote { tensor: 2, ..*tile },
+                TileNote { tensor: u32::MAX, ..*tile },
+                TileNote { part: 3, ..*tile },
+                TileNote { len: tile.len - 1, ..*tile },
+                TileNote { len: u32::MAX, ..*tile },
+            ] {
+                assert_eq!(found.tile(bad), None, "{bad:?}");
+            }
+            assert_eq!(found.tile(*tile), Some(()));
+            assert_eq!((found.tiles.len(), found.tiles[i].codec), (i + 1, 3));
         }
-        let before = fs::read(path(&archive)).unwrap();
-        assert_eq!(entries(&before).count(), 1, "entries wait for the frames");
-        journal.write_out().unwrap();
-        let bytes = fs::read(path(&archive)).unwrap();
-        let ends: Vec<_> = entries(&bytes).map(|(_, end)| end).collect();
-        assert_eq!(ends.len(), 4);
-        for n in 0..bytes.len() {
-            assert_eq!(entries(&bytes[..n]).count(), ends.iter().filter(|end| **end <= n).count());
-            let mut bad = bytes.clone();
-            bad[n] ^= 1;
-            assert_eq!(entries(&bad).count(), ends.iter().filter(|end| **end <= n).count());
-        }
-        let tensors: Vec<_> =
-            entries(&bytes).skip(1).map(|(entry, _)| KeptTensor::parse(entry).unwrap()).collect();
-        assert_eq!(tensors, [kept(0), kept(1), kept(2)]);
-        journal.finish().unwrap();
-        assert!(!path(&archive).exists());
-        remove(&archive).unwrap();
+        assert_eq!(found.tile(TileNote { part: 3, ..tiles[0] }), None, "more tiles than there are");
+        assert_eq!(found.sealed(sealed), Some(()));
+        let [kept] = &found.tensors[..] else { panic!("one tensor") };
+        assert_eq!((kept.tensor, kept.seal.restored_hash, kept.seal.squared_error), (1, 4, 1.5));
+        assert_eq!(kept.seal.frame_lens, tiles.iter().map(|t| t.len).collect::<Vec<_>>());
+        // The next one's frame is not there.
+        assert_eq!(found.tile(TileNote { tensor: 2, part: 0, ..tiles[0] }), None);
+        // Nothing of another variant is.
+        assert_eq!(Found::new(&frames, 0, 6, &n_tiles).tile(tiles[0]), None);
     }
 }

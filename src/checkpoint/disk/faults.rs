@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What goes wrong.
@@ -151,6 +152,20 @@ pub fn stop() -> Heard {
     let mut injector = injector();
     injector.is_on = false;
     std::mem::replace(&mut injector.heard, NOTHING)
+}
+
+/// Tiles and elements that workers have begun to survey or to encode.
+static WORK: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Counts a tile of so many elements that a worker begins to survey or to encode.
+pub(crate) fn work(n_elements: usize) {
+    WORK[0].fetch_add(1, Ordering::Relaxed);
+    WORK[1].fetch_add(n_elements as u64, Ordering::Relaxed);
+}
+
+/// Tiles and elements counted since the last call.
+pub fn take_work() -> [u64; 2] {
+    [0, 1].map(|i| WORK[i].swap(0, Ordering::Relaxed))
 }
 
 impl Injector {

@@ -256,6 +256,10 @@ impl LossyMethod for Auto {
         TileStats::Needs(needs, held.and_then(|room| room.hold(bytemuck::cast_slice(&right))))
     }
 
+    fn finds(&self, _pass: usize, stats: &TileStats) -> bool {
+        matches!(stats, TileStats::NonFinite | TileStats::Needs(..))
+    }
+
     fn merge(
         &self,
         _pass: usize,

@@ -277,6 +277,23 @@ impl LossyMethod for UltraDelta {
         TileStats::Survivors { n_rows, n_cols, positions, codes }
     }
 
+    fn finds(&self, pass: usize, stats: &TileStats) -> bool {
+        match stats {
+            TileStats::NonFinite => true,
+            TileStats::Spread { .. } => pass < COUNTS,
+            TileStats::Counts(counts) => pass == COUNTS && counts.len() == 1 << self.bits,
+            TileStats::TraceNorm(_) => pass == TRACE,
+            _ => false,
+        }
+    }
+
+    fn condensed(&self, pass: usize, decided: &Decided) -> Option<TileStats> {
+        match decided {
+            Decided::Grid(plan) if pass == TRACE => Some(TileStats::TraceNorm(plan.trace_norm)),
+            _ => None,
+        }
+    }
+
     fn merge(
         &self,
         pass: usize,
@@ -295,7 +312,10 @@ impl LossyMethod for UltraDelta {
                 plan.counts.extend(if let TileStats::Counts(n) = tile { n } else { &none });
             }
         } else {
-            plan.trace_norm = self.matrix_trace_norm(&plan, stats);
+            plan.trace_norm = match stats.first() {
+                Some(TileStats::TraceNorm(norm)) => *norm,
+                _ => self.matrix_trace_norm(&plan, stats),
+            };
         }
         Decided::Grid(plan)
     }

@@ -23,6 +23,7 @@ pub type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
 pub fn seeds() -> Seeds {
     let mut seeds = Seeds::new();
     headers(&mut seeds);
+    journals(&mut seeds);
     for (which, (archive, _)) in ARCHIVES.iter().enumerate() {
         of_archive(which as u8, archive, &mut seeds).expect("a committed archive");
     }
@@ -50,6 +51,16 @@ fn headers(seeds: &mut Seeds) {
             let file = shard(&some[..n], metadata, 3);
             let json = file[8..8 + u32_at(&file, 0) as usize].to_vec();
             seeds.entry("header").or_default().push(json);
+        }
+    }
+}
+
+/// Entries of each kind, of a tile of 3 x 20 in patches of 16, too short as they are.
+fn journals(seeds: &mut Seeds) {
+    for kind in 1..4 {
+        for found in 0..9 {
+            let entry = [&[2, 19, 4, kind][..], &[1; 12], &[found], &[0; 60]].concat();
+            seeds.entry("journal").or_default().push(entry);
         }
     }
 }

@@ -7,6 +7,7 @@ mod codec;
 mod frame;
 mod header;
 mod input;
+mod journal;
 mod parity;
 mod records;
 
@@ -28,6 +29,7 @@ pub(crate) const ALL: &[(&str, Check)] = &[
     ("index", records::index),
     ("records", records::variant),
     ("frame", frame::check),
+    ("journal", journal::check),
     ("archive", archive::check),
     ("parity", parity::check),
     ("planes", |data| _ = decodes(1, data)),
