@@ -36,4 +36,6 @@ pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
 #[cfg(feature = "fuzzing")]
 pub(crate) use writer::entries;
-pub(crate) use writer::{ArchiveWriter, Kept, KeptTile, Note, SealNote, Sums, SurveyAt, TileNote};
+pub(crate) use writer::{
+    ArchiveWriter, Expected, Kept, KeptTile, Note, SealNote, Sums, SurveyAt, TileNote,
+};

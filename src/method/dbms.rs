@@ -175,6 +175,19 @@ pub(crate) struct Fit {
 }
 
 impl Fit {
+    /// The three sums, for a run that may be cut off.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
+        [self.delta, self.decoded, self.error].map(f64::to_le_bytes).concat()
+    }
+
+    /// What [`Self::to_bytes`] wrote.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (sums, []) = bytes.as_chunks::<8>() else { return None };
+        let &[delta, decoded, error] = <&[_; 3]>::try_from(sums).ok()?;
+        let [delta, decoded, error] = [delta, decoded, error].map(f64::from_le_bytes);
+        Some(Self { delta, decoded, error })
+    }
+
     pub(crate) fn add(&mut self, other: Fit) {
         self.delta += other.delta;
         self.decoded += other.decoded;

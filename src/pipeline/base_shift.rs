@@ -3,18 +3,21 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::archive::{Archive, ArchiveWriter, Head, Item, Seal, ShiftRecord, Stored, StoredShard};
+use crate::archive::{
+    Archive, ArchiveWriter, Expected, Head, Item, Seal, ShiftRecord, Stored, StoredShard,
+};
 use crate::archive::{Origin, VECTOR_MARK};
 use crate::checkpoint::{plan_shards, temporary_dir};
 use crate::error::{Error, Result, ResultExt};
 use crate::method::dbms::{self, Fit, Point};
 use crate::method::{BaseShift, BaseVector, TraceNorms, Tune};
+use crate::pair::PairItem;
 use crate::pipeline::compress::encode_variant;
 use crate::pipeline::encode::{Done, Run, encode_units};
 use crate::pipeline::forecast::take_sample;
 use crate::pipeline::inputs::{Inputs, TOOL};
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::schedule::{Unit, units};
+use crate::pipeline::schedule::{Unit, leave_out, units};
 use crate::pipeline::stored_delta::{Shift, Sides, StoredDelta, load_delta};
 use crate::pipeline::trial::write_trial;
 use crate::report::BaseShiftReport;
@@ -74,7 +77,7 @@ pub(crate) fn prepare<'a>(
         _ => Some(vector(task, settings, writer)?),
     };
     let along = vector.as_ref().map(|v| &v.delta);
-    let found = parameters(task, settings, along)?;
+    let found = parameters(task, settings, along, writer)?;
     let [lambda, eta] = found.point.map(|x| x as f32);
     // A vector that does not help is not used, so that it need not be kept.
     let vector = vector.as_ref().filter(|_| lambda != 0.0);
@@ -203,11 +206,20 @@ fn make<'b>(
         side_files: Vec::new(),
         shift: None,
     };
-    let place = writer.write_head(&head)?;
+    let n_tiles = |(p, item): (&PairItem, &u32)| if *item == u32::MAX { 0 } else { p.tiling.len() };
+    let n_tiles: Vec<u64> = inputs.pair.items.iter().zip(&items).map(n_tiles).collect();
+    let expected = Expected { n_tiles: &n_tiles, items: Some(&items), is_last: false };
+    let (place, kept) = writer.begin(&head, inputs.state(), expected)?;
     let id = writer.variant_id();
-    let units: Vec<Unit> = lossy_units(task);
+    let mut units: Vec<Unit> = lossy_units(task);
+    leave_out(
+        &mut units,
+        kept.n_tensors(),
+        options.method.lossy().map_or(&[], |m| m.joint_passes()),
+    );
     let none = TraceNorms::new();
-    let run = Run { sides, items: Some(&items), ..Run::new(&units, id, &none, seed) };
+    let kept = Some(&kept);
+    let run = Run { sides, items: Some(&items), kept, ..Run::new(&units, id, &none, seed) };
     let written = encode_variant(inputs, writer, options, &run, observer)?;
     let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
     let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
@@ -227,6 +239,7 @@ fn parameters<'a>(
     task: &Task<'a>,
     settings: &BaseShift,
     vector: Option<&Arc<StoredDelta<'a>>>,
+    writer: &mut ArchiveWriter,
 ) -> Result<Found> {
     if let (Some(lambda), Some(eta)) = (settings.lambda, settings.eta) {
         return Ok(Found { point: [lambda, eta], ..Found::default() });
@@ -236,7 +249,12 @@ fn parameters<'a>(
     let mut n_trials = 0;
     let mut fit_at = |lambda: f64| {
         n_trials += 1;
-        fit(task, &sample, vector, lambda as f32)
+        if let Some(fit) = writer.recall()?.and_then(|value| Fit::parse(&value)) {
+            return Ok(fit);
+        }
+        let fit = fit(task, &sample, vector, lambda as f32)?;
+        writer.remember(&fit.to_bytes())?;
+        Ok(fit)
     };
     let eta_of = |fit: &Fit| settings.eta.unwrap_or_else(|| fit.eta(settings.rule));
     let lambda = match settings.lambda {

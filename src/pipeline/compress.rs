@@ -7,8 +7,8 @@ use std::time::Instant;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{
-    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Kept, Note, Origin, Seal, SealNote, Sums,
-    SurveyAt, TensorSeal, TileNote,
+    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Kept, Note, Origin, Seal,
+    SealNote, Sums, SurveyAt, TensorSeal, TileNote,
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
@@ -44,7 +44,7 @@ pub fn compress(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
-    let writer = ArchiveWriter::create(archive, options.force, resumes(options))?;
+    let writer = ArchiveWriter::create(archive, options.force, options.resume)?;
     let (earlier, path) = (&TraceNorms::new(), archive);
     let task = Task { inputs: &inputs, options, observer, archive: None, earlier, path };
     run_aloud(&task, writer, (None, true), started)
@@ -66,7 +66,7 @@ pub fn append(
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let parity = parity::present(archive);
-    let writer = ArchiveWriter::append(archive, resumes(options))?;
+    let writer = ArchiveWriter::append(archive, options.resume)?;
     if writer.has_variant(&inputs.name) {
         return Err(Error::invalid_argument(format!(
             "archive {} has a variant `{}` already; choose another name with --name",
@@ -80,12 +80,6 @@ pub fn append(
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
     run_aloud(&task, writer, (parity, false), started)
-}
-
-/// Whether a run goes on with what an earlier one left. One with a base shift begins with a base vector
-/// and trials, and starts again.
-fn resumes(options: &CompressOptions) -> bool {
-    options.resume && options.base_shift.is_none()
 }
 
 /// Does all that [`compress`] does, without a base shift, and keeps nothing of it: what it would write is
@@ -165,18 +159,19 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     let Task { inputs, options, observer, .. } = *task;
     let options = &settle(inputs, options, observer)?;
     let task = &Task { options, ..*task };
+    let mut head = inputs.head(options);
+    writer.take_notes(stands_on(inputs, options, &head)?)?;
     let shifted = match &options.base_shift {
         Some(settings) => Some(base_shift::prepare(task, settings, &mut writer)?),
         None => None,
     };
-    let mut head = inputs.head(options);
     head.shift = shifted.as_ref().map(|s| s.record);
     let n_tiles: Vec<u64> = inputs.pair.items.iter().map(|p| p.tiling.len()).collect();
-    let (place, kept) = writer.begin(&head, inputs.state(), &n_tiles)?;
-    let n_kept = kept.tensors.last().map_or(0, |last| last.tensor + 1);
+    let expected = Expected { n_tiles: &n_tiles, items: None, is_last: true };
+    let (place, kept) = writer.begin(&head, inputs.state(), expected)?;
     let joint = options.method.lossy().map_or(&[][..], |m| m.joint_passes());
     let mut units = units(&inputs.pair, options.method.lossy());
-    leave_out(&mut units, n_kept, joint);
+    leave_out(&mut units, kept.n_tensors(), joint);
     let mut run = Run::new(&units, writer.variant_id(), task.earlier, options.seed);
     run.kept = Some(&kept);
     if let Some(shifted) = &shifted {
@@ -210,6 +205,13 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
         (*tensor, inputs.pair.items[*tensor].tiling.get(tiles.start).matrix, rates)
     });
     Ok(Ran { report, seals: seal.tensors, rates: rates.collect() })
+}
+
+/// A hash of all that decides what a run writes, but for commands that score: these are asked again.
+fn stands_on(inputs: &Inputs, options: &CompressOptions, head: &Head) -> Result<u64> {
+    let shift = xxh3_64(format!("{:?}", options.base_shift).as_bytes());
+    let parts = [xxh3_64(&head.to_bytes()?), inputs.state(), shift];
+    Ok(xxh3_64(&parts.map(u64::to_le_bytes).concat()))
 }
 
 /// What is known of a variant once its tiles are written.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use delta_stream::faults::{self, Fault};
 use delta_stream::{
-    BitDelta, CompressOptions, CompressReport, Error, ErrorKind, Method, Observer, PairShape,
-    Resources, RestoreOptions, Silent, TraceOf, TraceReference, UltraDelta,
+    BaseShift, BaseVector, BitDelta, CompressOptions, CompressReport, Dare, Error, ErrorKind,
+    Method, Observer, PairShape, Resources, RestoreOptions, Silent, TraceOf, TraceReference,
+    UltraDelta,
 };
 
 use crate::made::{After, Outcome, Place, Rng, alone, every_method, kill_after, read};
@@ -84,6 +85,34 @@ fn from_anywhere() -> Outcome {
                 "{name}, appends: {appends}: {sum} of {n_tiles} tiles again in 6 resumed runs"
             );
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_run_with_a_base_shift_goes_on_from_anywhere() -> Outcome {
+    alone("resume::a_run_with_a_base_shift_goes_on_from_anywhere", shifted_from_anywhere)
+}
+
+fn shifted_from_anywhere() -> Outcome {
+    let other = Place::made_up(&PairShape::small().with_sizes(64, 176, 96, 3).with_seed(5))?;
+    for (method, vector) in [
+        (Method::BitDelta(BitDelta::default()), BaseVector::Own),
+        (Method::Dare(Dare::default()), BaseVector::External(other.ft.clone())),
+        (Method::UltraDelta(UltraDelta::default()), BaseVector::Shared),
+    ] {
+        let name = method.name();
+        let shift = BaseShift::new(vector.clone());
+        let options = options(method).with_base_shift(Some(shift));
+        let lab = Lab::new(pair()?, options, vector == BaseVector::Shared)?;
+        let mut again = Vec::new();
+        for i in 0..8 {
+            again.push(lab.end_and_resume(1 + i * (lab.n_tiles - 2) / 7)?);
+        }
+        let (sum, most) = (again.iter().sum::<u64>(), again.iter().max().copied().unwrap_or(0));
+        println!("{name}: {sum} of {} tiles again in 8 runs, at most {most}", lab.n_tiles);
+        // Of a search for parameters the trial that was under way, surveys too.
+        assert!(most <= PERMITS + lab.n_tiles / 10, "{again:?}");
     }
     Ok(())
 }

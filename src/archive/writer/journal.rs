@@ -93,6 +93,10 @@ pub(crate) enum Note<'a> {
     Surveyed(SurveyAt, &'a [u8]),
     Tile(TileNote),
     Sealed(SealNote),
+    /// A head is handed over, and what follows is of its variant: a hash of it and of what it is made of.
+    Head(u64),
+    /// Something that was computed before a variant, in bytes that mean nothing here.
+    Value(&'a [u8]),
 }
 
 /// Bytes of a survey's entry before what it found.
@@ -127,6 +131,14 @@ impl<'a> Note<'a> {
                 w.u64(seal.base_probe);
                 w.u128(seal.restored_hash);
             }
+            Note::Head(hash) => {
+                w.u8(4);
+                w.u64(hash);
+            }
+            Note::Value(value) => {
+                w.u8(5);
+                w.0.extend(value);
+            }
         }
         w.0
     }
@@ -155,6 +167,8 @@ impl<'a> Note<'a> {
                 base_probe: r.u64()?,
                 restored_hash: r.u128()?,
             }),
+            4 => Note::Head(r.u64()?),
+            5 => return Ok(Note::Value(r.rest())),
             _ => return Err(Error::corrupt("an entry of no known kind")),
         };
         r.end()?;
@@ -365,14 +379,15 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn notes() -> [Note<'static>; 4] {
+    fn notes() -> [Note<'static>; 6] {
         let at = SurveyAt { tensor: 1, part: 2, pass: 3 };
         let tile = TileNote { tensor: 4, part: 5, len: 6, kept_elements: 9, ..TileNote::default() };
         let tile =
             TileNote { squared_error: 0.5, squared_delta: 1.5, output: (2.5, f64::NAN), ..tile };
         let seal = SealNote { tensor: 7, base_hash: 8 << 99, base_probe: 9, restored_hash: 10 };
         let none = Note::Surveyed(SurveyAt { pass: 0, ..at }, b"");
-        [Note::Surveyed(at, b"found"), Note::Tile(tile), Note::Sealed(seal), none]
+        let [head, value] = [Note::Head(7), Note::Value(b"value")];
+        [Note::Surveyed(at, b"found"), Note::Tile(tile), Note::Sealed(seal), none, head, value]
     }
 
     fn ends(bytes: &[u8]) -> Vec<usize> {
@@ -395,7 +410,7 @@ mod tests {
         journal.write_out().unwrap();
         let bytes = fs::read(path(&archive)).unwrap();
         let all = ends(&bytes);
-        assert_eq!((all.len(), all[4]), (5, bytes.len()));
+        assert_eq!((all.len(), all[6]), (7, bytes.len()));
         for n in 0..bytes.len() {
             let whole = all.iter().filter(|end| **end <= n).count();
             assert_eq!(ends(&bytes[..n]).len(), whole);
@@ -416,14 +431,17 @@ mod tests {
         for note in notes() {
             let bytes = note.to_bytes();
             assert_eq!(Note::parse(&bytes).unwrap().to_bytes(), bytes);
-            if let Note::Surveyed(_, found) = note {
-                assert_eq!(bytes.len(), SURVEY_HEAD + found.len());
+            match note {
+                Note::Surveyed(_, found) => assert_eq!(bytes.len(), SURVEY_HEAD + found.len()),
+                Note::Value(_) => {}
+                _ => assert!(Note::parse(&[&bytes[..], &[0]].concat()).is_err()),
+            }
+            if matches!(note, Note::Surveyed(..) | Note::Value(_)) {
                 continue;
             }
             (0..bytes.len()).for_each(|n| assert!(Note::parse(&bytes[..n]).is_err()));
-            assert!(Note::parse(&[bytes, vec![0]].concat()).is_err());
         }
-        assert!(Note::parse(&[4]).is_err());
+        assert!(Note::parse(&[6]).is_err());
     }
 
     #[test]

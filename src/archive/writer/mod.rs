@@ -23,7 +23,8 @@ use crate::archive::writer::journal::Journal;
 #[cfg(feature = "fuzzing")]
 pub(crate) use crate::archive::writer::journal::entries;
 pub(crate) use crate::archive::writer::journal::{Note, SealNote, Sums, SurveyAt, TileNote};
-pub(crate) use crate::archive::writer::resume::{Kept, KeptTile};
+use crate::archive::writer::resume::Rest;
+pub(crate) use crate::archive::writer::resume::{Expected, Kept, KeptTile};
 use crate::checkpoint::{Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
@@ -48,6 +49,8 @@ pub(crate) struct ArchiveWriter {
     /// Whether it goes on with what an earlier run left, and leaves what it wrote to a later one.
     resumes: bool,
     journal: Option<Journal>,
+    /// What an earlier run noted, as long as this one follows it; nothing is noted meanwhile.
+    rest: Option<Rest>,
     /// Elements whose frames or surveys may not be in the file yet.
     unsaved: u64,
     buffer: Vec<u8>,
@@ -168,6 +171,7 @@ impl ArchiveWriter {
             force: false,
             resumes: false,
             journal: None,
+            rest: None,
             unsaved: 0,
             buffer: Vec::with_capacity(BUFFER),
             at: start,

@@ -5,6 +5,8 @@
 //! neither surveyed nor encoded again: with them it writes the bytes that a run that was never cut off
 //! writes.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,7 +29,7 @@ use crate::wire::Writer;
 const SAVED_EVERY: u64 = 1 << 18;
 
 /// Changes with what the journal's entries mean.
-const JOURNAL_VERSION: u32 = 2;
+const JOURNAL_VERSION: u32 = 3;
 
 /// A tile of a tensor that was not finished: its frame is kept, but the tensor's hashes need its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -50,48 +52,130 @@ pub(crate) struct Kept {
     pub(crate) surveys: Surveys,
 }
 
+/// The tiles that a variant has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    /// How many each tensor of the inputs has.
+    pub(crate) n_tiles: &'a [u64],
+    /// Numbers that tensors have in the variant, where these are not their own.
+    pub(crate) items: Option<&'a [u32]>,
+    /// Whether no other variant follows.
+    pub(crate) is_last: bool,
+}
+
+/// What is left of the journal of an earlier run, as far as it was not gone through.
+pub(super) struct Rest {
+    entries: Entries<BufReader<File>>,
+    /// The next entry.
+    next: Option<Vec<u8>>,
+    /// Where it begins.
+    at: u64,
+    frames: FrameStore,
+}
+
+impl Rest {
+    /// Goes on behind the next entry.
+    fn step(&mut self) {
+        self.at = self.entries.end;
+        self.next = self.entries.next().map(<[u8]>::to_vec);
+    }
+}
+
+impl Kept {
+    /// Tensors from the first on that are done.
+    pub(crate) fn n_tensors(&self) -> usize {
+        self.tensors.last().map_or(0, |last| last.tensor + 1)
+    }
+}
+
 impl ArchiveWriter {
-    /// Writes the head of the new variant, and takes note of its tiles from here on; behind it the frames
-    /// are kept that an earlier run wrote, if this one resumes. `inputs` is a hash of the state of the
-    /// files that are read, `n_tiles` says how many tiles each tensor has.
+    /// Begins to take notes, and goes on with those of an earlier run if this one resumes. `stands_on` is a hash
+    /// of all that decides what will be written.
     ///
     /// # Errors
-    /// `InvalidArgument` if the earlier run stood on other inputs or settings.
+    /// `InvalidArgument` if the earlier run stood on something else.
+    pub(crate) fn take_notes(&mut self, stands_on: u64) -> Result<()> {
+        if self.dry {
+            return Ok(());
+        }
+        let identity = identity((self.at, self.generation), stands_on);
+        if self.resumes {
+            self.rest = left_behind(&self.path, &identity, &self.file)?;
+        }
+        if self.rest.is_some() {
+            return Ok(());
+        }
+        if self.resumes {
+            self.cut(self.at)?;
+        }
+        self.journal = Some(Journal::create(&self.path, &identity)?);
+        Ok(())
+    }
+
+    /// Writes the head of the next variant; behind it the frames are kept that an earlier run wrote, if this one
+    /// resumes. `inputs` is a hash of the state of the files that are read for it.
+    ///
+    /// # Errors
+    /// `Io`.
     pub(crate) fn begin(
         &mut self,
         head: &Head,
         inputs: u64,
-        n_tiles: &[u64],
+        expected: Expected<'_>,
     ) -> Result<(Place, Kept)> {
         if self.dry {
             return Ok((self.write_head(head)?, Kept::default()));
         }
-        let start = self.at;
         let mut frame = Vec::new();
-        let label =
-            Label { kind: Kind::Head, codec: 0, variant: self.variant_id(), item: 0, part: 0 };
+        let variant = self.variant_id();
+        let label = Label { kind: Kind::Head, codec: 0, variant, item: 0, part: 0 };
         self.encoder.encode(label, &head.to_bytes()?, &mut frame)?;
-        let place = Place { offset: start, len: frame.len() as u64 };
-        let identity = identity((start, self.generation), inputs, &frame);
-        let end = start + place.len;
-        let mut left = None;
-        if self.resumes {
-            let len = self.file.metadata().map_err(|e| Error::io("examine", &self.path, e))?.len();
-            let frames = FrameStore::new(Arc::clone(&self.file), len.max(end));
-            let found = Found::new(&frames, end, label.variant, n_tiles);
-            left = left_behind(&self.path, &identity, found)?;
+        let hash = xxh3_64(&[xxh3_64(&frame), inputs].map(u64::to_le_bytes).concat());
+        let is_head = |next: &Vec<u8>| matches!(Note::parse(next), Ok(Note::Head(h)) if h == hash);
+        let goes_on = self.rest.as_ref().and_then(|rest| rest.next.as_ref()).is_some_and(is_head);
+        if !goes_on {
+            self.end_replay()?;
         }
-        self.write(&frame)?;
+        let place = Place { offset: self.write(&frame)?, len: frame.len() as u64 };
+        self.note(Note::Head(hash));
         self.flush()?;
-        let (kept, end, journal) = match left {
-            Some(left) => (left.kept, left.end, left.journal),
-            None => (Kept::default(), end, Journal::create(&self.path, &identity)?),
-        };
-        if self.resumes {
-            self.cut(end)?;
+        let Some(mut rest) = self.rest.take() else { return Ok((place, Kept::default())) };
+        let frames = rest.frames.clone();
+        let mut found = Found::new(&frames, self.at, variant, expected);
+        let surveys = found.gather(&mut rest);
+        let is_whole = found.tensor().is_none();
+        let Found { tensors, tiles, end, .. } = found;
+        let frames = (!tiles.is_empty()).then(|| frames.clone());
+        let surveys = Surveys::open(&self.path, surveys)?;
+        self.at = end;
+        self.rest = Some(rest);
+        if expected.is_last || !is_whole {
+            self.end_replay()?;
         }
-        (self.at, self.journal) = (end, Some(journal));
-        Ok((place, kept))
+        Ok((place, Kept { tensors, tiles, frames, surveys }))
+    }
+
+    /// What an earlier run computed at this place; then nothing of what it did from here on is other than what
+    /// this one will do.
+    pub(crate) fn recall(&mut self) -> Result<Option<Vec<u8>>> {
+        if let Some(rest) = &mut self.rest
+            && let Some(Ok(Note::Value(value))) = rest.next.as_deref().map(Note::parse)
+        {
+            let value = value.to_vec();
+            rest.step();
+            return Ok(Some(value));
+        }
+        self.end_replay()?;
+        Ok(None)
+    }
+
+    /// From here on nothing is known: cuts file and journal, and takes notes.
+    fn end_replay(&mut self) -> Result<()> {
+        let Some(rest) = self.rest.take() else { return Ok(()) };
+        self.flush()?;
+        self.cut(self.at)?;
+        self.journal = Some(Journal::go_on(&self.path, rest.at)?);
+        Ok(())
     }
 
     /// Drops what an earlier run left.
@@ -131,6 +215,12 @@ impl ArchiveWriter {
         }
     }
 
+    /// Takes note of something that was computed, for [`Self::recall`].
+    pub(crate) fn remember(&mut self, value: &[u8]) -> Result<()> {
+        self.note(Note::Value(value));
+        self.flush()
+    }
+
     /// Whether notes are taken.
     pub(crate) fn takes_notes(&self) -> bool {
         self.journal.is_some()
@@ -147,13 +237,12 @@ impl ArchiveWriter {
     }
 }
 
-/// What a run stands on: where it begins, the state of the files it reads, and the head it writes.
-fn identity((start, generation): (u64, u32), inputs: u64, head: &[u8]) -> Vec<u8> {
+/// What a run stands on: where it begins, and a hash of all that decides about it.
+fn identity((start, generation): (u64, u32), stands_on: u64) -> Vec<u8> {
     let mut w = Writer::default();
     w.u64(start);
     w.u32(generation);
-    w.u64(inputs);
-    w.u64(xxh3_64(head));
+    w.u64(stands_on);
     w.u32(JOURNAL_VERSION);
     w.0
 }
@@ -161,19 +250,11 @@ fn identity((start, generation): (u64, u32), inputs: u64, head: &[u8]) -> Vec<u8
 /// Bytes of an identity that say where the run begins.
 const PLACE: usize = 12;
 
-/// What an earlier run left, once it is held to what this one would write.
-struct Left {
-    kept: Kept,
-    /// Where the last frame that is kept ends.
-    end: u64,
-    journal: Journal,
-}
-
 /// What an earlier run left of an archive. None if it left nothing.
 ///
 /// # Errors
 /// `InvalidArgument` if the earlier run stood on other inputs or settings.
-fn left_behind(archive: &Path, identity: &[u8], mut found: Found<'_>) -> Result<Option<Left>> {
+fn left_behind(archive: &Path, identity: &[u8], file: &Arc<File>) -> Result<Option<Rest>> {
     let Some(mut entries) = Entries::open(archive)? else { return Ok(None) };
     match entries.next() {
         Some(first) if first == identity => {}
@@ -188,22 +269,11 @@ fn left_behind(archive: &Path, identity: &[u8], mut found: Found<'_>) -> Result<
             )));
         }
     }
-    let mut len = entries.end;
-    let mut surveys = Vec::new();
-    while let Some(entry) = entries.next() {
-        let n = entry.len();
-        let Some(survey) = found.add(entry) else { break };
-        len = entries.end;
-        surveys.extend(survey.map(|at| {
-            let n_found = n - SURVEY_HEAD;
-            (at, len - n_found as u64, n_found as u32)
-        }));
-    }
-    let Found { tensors, tiles, end, frames, .. } = found;
-    let frames = (!tiles.is_empty()).then(|| frames.clone());
-    let surveys = Surveys::open(archive, surveys)?;
-    let kept = Kept { tensors, tiles, frames, surveys };
-    Ok(Some(Left { kept, end, journal: Journal::go_on(archive, len)? }))
+    let len = file.metadata().map_err(|e| Error::io("examine", archive, e))?.len();
+    let frames = FrameStore::new(Arc::clone(file), len);
+    let mut rest = Rest { entries, next: None, at: 0, frames };
+    rest.step();
+    Ok(Some(rest))
 }
 
 /// What the entries of a journal come to, held to a file.
@@ -213,8 +283,7 @@ struct Found<'a> {
     end: u64,
     /// Id that the frames carry.
     variant: u32,
-    /// How many tiles each tensor has.
-    n_tiles: &'a [u64],
+    expected: Expected<'a>,
     tensors: Vec<KeptTensor>,
     /// Tiles of the tensor after these.
     tiles: Vec<KeptTile>,
@@ -222,9 +291,26 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn new(frames: &'a FrameStore, end: u64, variant: u32, n_tiles: &'a [u64]) -> Self {
+    fn new(frames: &'a FrameStore, end: u64, variant: u32, expected: Expected<'a>) -> Self {
         let (tensors, tiles, stored) = (Vec::new(), Vec::new(), Vec::new());
-        Self { frames, end, variant, n_tiles, tensors, tiles, stored }
+        Self { frames, end, variant, expected, tensors, tiles, stored }
+    }
+
+    /// Adds the entries behind a head, up to the first that is none of its variant. Returns where what surveys
+    /// found stands in the journal.
+    fn gather(&mut self, rest: &mut Rest) -> Vec<(SurveyAt, u64, u32)> {
+        let mut surveys = Vec::new();
+        rest.step();
+        while let Some(entry) = &rest.next {
+            let n = entry.len();
+            let Some(survey) = self.add(entry) else { break };
+            rest.step();
+            surveys.extend(survey.map(|at| {
+                let n_found = n - SURVEY_HEAD;
+                (at, rest.at - n_found as u64, n_found as u32)
+            }));
+        }
+        surveys
     }
 
     /// Adds an entry; of a survey, says of which. None if it is none that a run which came so far makes, or
@@ -234,24 +320,28 @@ impl<'a> Found<'a> {
             Note::Surveyed(at, _) => Some(Some(at)),
             Note::Tile(note) => self.tile(note).map(|()| None),
             Note::Sealed(note) => self.sealed(note).map(|()| None),
+            Note::Head(_) | Note::Value(_) => None,
         }
     }
 
     /// The tensor whose frames come next.
     fn tensor(&self) -> Option<usize> {
         let next = self.tensors.last().map_or(0, |last| last.tensor + 1);
-        (next..self.n_tiles.len()).find(|i| self.n_tiles[*i] > 0)
+        let n_tiles = self.expected.n_tiles;
+        (next..n_tiles.len()).find(|i| n_tiles[*i] > 0)
     }
 
     fn tile(&mut self, note: TileNote) -> Option<()> {
         let tensor = self.tensor().filter(|i| *i == note.tensor as usize)?;
         let part = self.tiles.len() as u64;
-        if u64::from(note.part) != part || part == self.n_tiles[tensor] {
+        if u64::from(note.part) != part || part == self.expected.n_tiles[tensor] {
             return None;
         }
         let len = note.len as usize;
         let found = self.frames.read_whole(self.end, len, &mut self.stored).ok()?.label;
-        let (item, part) = (note.tensor, note.part);
+        let item =
+            self.expected.items.map_or(Some(note.tensor), |items| items.get(tensor).copied())?;
+        let part = note.part;
         let wanted = Label { kind: Kind::Tile, codec: 0, variant: self.variant, item, part };
         if !found.is_but_for_codec(wanted) {
             return None;
@@ -263,7 +353,7 @@ impl<'a> Found<'a> {
 
     fn sealed(&mut self, note: SealNote) -> Option<()> {
         let tensor = self.tensor().filter(|i| *i == note.tensor as usize)?;
-        if self.tiles.len() as u64 != self.n_tiles[tensor] {
+        if self.tiles.len() as u64 != self.expected.n_tiles[tensor] {
             return None;
         }
         let mut seal = TensorSeal {
@@ -312,8 +402,8 @@ mod tests {
         let sealed = SealNote { tensor: 1, base_hash: 2, base_probe: 3, restored_hash: 4 };
         let none = SealNote { tensor: 0, ..sealed };
         // Tensor 0 has no tiles.
-        let n_tiles = [0, 3, 1];
-        let mut found = Found::new(&frames, 0, 5, &n_tiles);
+        let n_tiles = Expected { n_tiles: &[0, 3, 1], items: None, is_last: true };
+        let mut found = Found::new(&frames, 0, 5, n_tiles);
         assert_eq!((found.sealed(none), found.sealed(sealed)), (None, None));
         assert_eq!(found.tile(tiles[1]), None, "a tile after one that is missing");
         for (i, tile) in tiles.iter().enumerate() {
@@ -338,6 +428,6 @@ mod tests {
         // The next one's frame is not there.
         assert_eq!(found.tile(TileNote { tensor: 2, part: 0, ..tiles[0] }), None);
         // Nothing of another variant is.
-        assert_eq!(Found::new(&frames, 0, 6, &n_tiles).tile(tiles[0]), None);
+        assert_eq!(Found::new(&frames, 0, 6, n_tiles).tile(tiles[0]), None);
     }
 }
