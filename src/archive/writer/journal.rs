@@ -217,8 +217,8 @@ impl Journal {
         let _ = self.path.keep();
     }
 
-    /// Removes it: all that it speaks of is written.
-    pub(super) fn finish(self) -> Result<()> {
+    /// Removes it: all that it speaks of is written. If that fails, it is still of use to a run that resumes.
+    pub(super) fn remove(&self) -> Result<()> {
         let removed = disk::remove_file(&self.path);
         removed.map_err(|e| Error::io("remove", &self.path, e))
     }
@@ -421,7 +421,7 @@ mod tests {
         journal.note(Note::Surveyed(SurveyAt { tensor: 0, part: 0, pass: 0 }, &vec![0; 5 << 20]));
         journal.write_out().unwrap();
         assert_eq!(fs::read(path(&archive)).unwrap(), bytes, "what is too long is left out");
-        journal.finish().unwrap();
+        journal.remove().unwrap();
         assert!(!path(&archive).exists());
         remove(&archive).unwrap();
     }

@@ -317,7 +317,8 @@ impl ArchiveWriter {
     pub(super) fn finish(mut self, index: Place) -> Result<u64> {
         self.sync()?;
         // Before the commit, after which nothing may fail that can be helped.
-        self.journal.take().map_or(Ok(()), Journal::finish)?;
+        self.journal.as_ref().map_or(Ok(()), Journal::remove)?;
+        self.journal.take().into_iter().for_each(Journal::leave);
         let footer = Footer {
             version: FORMAT_VERSION,
             generation: self.generation,
