@@ -66,6 +66,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         format!("{} (the same at the outputs of the calibrated layers)", relative(Some(e)))
     });
     let rate = report.fine_tuned_bytes as f64 / report.elapsed_seconds.max(1e-9);
+    let ratio = format!("{:.2} (fine-tune / stored, everything included)", report.ratio);
     let mut facts = Facts::default();
     facts
         .add("variant", &report.variant)
@@ -74,10 +75,7 @@ pub(crate) fn table(report: &CompressReport) -> String {
         .add_if("resumed", resumed)
         .add("fine-tune", exact_size(report.fine_tuned_bytes))
         .add("stored", exact_size(report.archive_bytes))
-        .add(
-            "honest ratio",
-            format!("{:.2} (fine-tune / stored, everything included)", report.ratio),
-        )
+        .add("honest ratio", ratio)
         .add_if("paper ratio", paper)
         .add_if("bits a parameter", bits)
         .add_if("exact tiles", exact)

@@ -7,8 +7,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{
-    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Kept, Note, Origin, Seal,
-    SealNote, Sums, SurveyAt, TensorSeal, TileNote,
+    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Origin, Seal, TensorSeal,
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
@@ -17,15 +16,14 @@ use crate::pair::PairItem;
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle;
-use crate::pipeline::encode::{Done, EncodedTile, Run, encode_units};
-use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
+use crate::pipeline::encode::Run;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::parity::{self, Parity};
 use crate::pipeline::schedule::{Unit, leave_out, units};
+use crate::pipeline::sink::encode_variant;
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
-use crate::survey::TileStats;
 
 /// Stores the fine-tune `ft` as a delta against `base` in a new archive.
 ///
@@ -212,125 +210,6 @@ fn stands_on(inputs: &Inputs, options: &CompressOptions, head: &Head) -> Result<
     let shift = xxh3_64(format!("{:?}", options.base_shift).as_bytes());
     let parts = [xxh3_64(&head.to_bytes()?), inputs.state(), shift];
     Ok(xxh3_64(&parts.map(u64::to_le_bytes).concat()))
-}
-
-/// What is known of a variant once its tiles are written.
-pub(crate) struct Written {
-    /// One for each tensor of the inputs.
-    pub(crate) seals: Vec<TensorSeal>,
-    pub(crate) measured: Measured,
-    /// Units with their rates, where the method has such.
-    rates: Vec<(usize, RowRates)>,
-    sums: Sums,
-}
-
-/// Writes the tiles of a variant, but for those that are kept.
-pub(crate) fn encode_variant(
-    inputs: &Inputs,
-    writer: &mut ArchiveWriter,
-    options: &CompressOptions,
-    run: &Run<'_>,
-    observer: &dyn Observer,
-) -> Result<Written> {
-    let mut sink = CompressSink::new(inputs, writer, run.kept);
-    let findings = encode_units(inputs, options, run, observer, |done| match done {
-        Done::Surveyed(at, stats) => sink.surveyed(at, stats),
-        Done::Encoded(tensor, tile) => sink.write(tensor, tile),
-    })?;
-    let CompressSink { seals, sums, .. } = sink;
-    Ok(Written { seals, measured: findings.measured, rates: findings.rates, sums })
-}
-
-/// Writes encoded tiles in order, hashing what they stand on and what they restore to.
-struct CompressSink<'a> {
-    inputs: &'a Inputs,
-    writer: &'a mut ArchiveWriter,
-    seals: Vec<TensorSeal>,
-    hasher: TensorHasher,
-    sums: Sums,
-    /// Those of the tensor that is being written.
-    tensor_sums: Sums,
-}
-
-impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter, kept: Option<&Kept>) -> Self {
-        let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
-        for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
-            if p.tiling.is_empty() {
-                seal.restored_hash = TensorHasher::default().finish().1;
-            }
-        }
-        let mut sums = Sums::default();
-        for tensor in kept.iter().flat_map(|kept| &kept.tensors) {
-            sums.add(&tensor.sums);
-            seals[tensor.tensor] = tensor.seal.clone();
-        }
-        let (hasher, tensor_sums) = (TensorHasher::default(), Sums::default());
-        Self { inputs, writer, seals, hasher, sums, tensor_sums }
-    }
-
-    /// Takes note of what a survey found.
-    fn surveyed(&mut self, at: SurveyAt, stats: &TileStats) -> Result<()> {
-        if !self.writer.takes_notes() {
-            return Ok(());
-        }
-        if let Some(found) = stats.to_bytes()? {
-            self.writer.note(Note::Surveyed(at, &found));
-        }
-        self.worked(at.tensor as usize, u64::from(at.part))
-    }
-
-    fn worked(&mut self, tensor: usize, part: u64) -> Result<()> {
-        let tile = self.inputs.pair.items[tensor].tiling.get(part);
-        self.writer.worked(tile.n_elements() as u64)
-    }
-
-    fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
-        self.hasher.update(tile.base.as_deref(), tile.restored.bytes());
-        let (note, offset) = match &tile.kept {
-            Some(kept) => (kept.note, kept.offset),
-            None => self.write_frame(tensor, tile)?,
-        };
-        let seal = &mut self.seals[tensor];
-        if tile.part == 0 {
-            seal.offset = offset;
-        }
-        seal.frame_lens.push(note.len);
-        seal.squared_error += note.squared_error;
-        seal.squared_delta += note.squared_delta;
-        self.tensor_sums.add(&note.sums());
-        let item = &self.inputs.pair.items[tensor];
-        if tile.part + 1 == item.tiling.len() {
-            (seal.base_hash, seal.restored_hash) = self.hasher.finish();
-            if let Some(base) = item.base {
-                let used = base_bytes_used(&item.item);
-                let base = &self.inputs.base.tensors()[base];
-                seal.base_probe = base_probe(&self.inputs.base_source, base, used)?;
-            }
-            let &mut TensorSeal { base_hash, base_probe, restored_hash, .. } = seal;
-            self.sums.add(&std::mem::take(&mut self.tensor_sums));
-            let tensor = tensor as u32;
-            let note = SealNote { tensor, base_hash, base_probe, restored_hash };
-            self.writer.note(Note::Sealed(note));
-        }
-        self.worked(tensor, tile.part)
-    }
-
-    /// Writes the frame of a tile and takes note of it. Returns the note, and where the frame stands.
-    fn write_frame(&mut self, tensor: usize, tile: &EncodedTile) -> Result<(TileNote, u64)> {
-        let offset = self.writer.write(&tile.frame)?;
-        let note = TileNote {
-            tensor: tensor as u32,
-            part: tile.part as u32,
-            len: tile.frame.len() as u32,
-            squared_error: tile.squared_error,
-            squared_delta: tile.squared_delta,
-            output: tile.output_sums,
-            kept_elements: tile.kept_elements,
-        };
-        self.writer.note(Note::Tile(note));
-        Ok((note, offset))
-    }
 }
 
 fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<BlobSeal>> {

@@ -28,6 +28,7 @@ mod remove;
 mod repair;
 mod restore;
 mod schedule;
+mod sink;
 mod size;
 mod spares;
 mod stored_delta;
