@@ -1,6 +1,6 @@
 //! What a run that was cut off leaves behind, and how the next one goes on from there.
 //!
-//! Beside the file that is being written stands a [journal](super::journal). A run that resumes holds it
+//! Beside the file that is being written stands a [journal]. A run that resumes holds it
 //! to its own inputs and settings, and the frames it speaks of to their checksums; tiles that pass are
 //! neither surveyed nor encoded again: with them it writes the bytes that a run that was never cut off
 //! writes.
