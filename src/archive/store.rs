@@ -62,7 +62,7 @@ impl FrameStore {
         out.clear();
         out.resize(len, 0);
         let read = match &self.direct {
-            Some(direct) => direct.read(0, offset, out),
+            Some(direct) => direct.read(0, offset, out, true),
             None => self.file.read_exact_at(out, offset),
         };
         read.map_err(|e| {

@@ -72,20 +72,31 @@ impl Direct {
         Self { files, cache }
     }
 
-    /// Fills `out` from `offset` of a shard.
+    /// Fills `out` from `offset` of a shard. Of bytes that are read for the last time, blocks that end here make
+    /// room first.
     ///
     /// # Errors
     /// What the system says; `UnexpectedEof` if the file is shorter than it was.
-    pub(crate) fn read(&self, shard_idx: usize, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn read(
+        &self,
+        shard_idx: usize,
+        offset: u64,
+        out: &mut [u8],
+        is_last: bool,
+    ) -> io::Result<()> {
         let end = offset + out.len() as u64;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for number in offset / BLOCK..end.div_ceil(BLOCK) {
             let start = number * BLOCK;
             let part = offset.max(start)..end.min(start + BLOCK);
-            let block = cache.block((shard_idx, number), &self.files[shard_idx])?;
+            let place = (shard_idx, number);
+            let block = cache.block(place, &self.files[shard_idx])?;
             let to = (part.start - offset) as usize..(part.end - offset) as usize;
             let from = (part.start - start) as usize..(part.end - start) as usize;
             out[to].copy_from_slice(&block[from]);
+            if is_last && part.end == start + BLOCK {
+                cache.is_done(place);
+            }
         }
         Ok(())
     }
@@ -112,6 +123,13 @@ impl Cache {
         };
         self.blocks[at].used = self.clock;
         Ok(&self.blocks[at].bytes)
+    }
+
+    /// The block is the next to make room.
+    fn is_done(&mut self, place: (usize, u64)) {
+        if let Some(at) = self.held.get(&place) {
+            self.blocks[*at].used = 0;
+        }
     }
 
     fn load(&mut self, place: (usize, u64), file: &DirectFile) -> io::Result<usize> {
@@ -214,7 +232,7 @@ mod tests {
                 let at = at.index(bytes.len());
                 let len = len.min(bytes.len() - at);
                 let mut out = vec![0; len];
-                direct.read(shard, at as u64, &mut out).unwrap();
+                direct.read(shard, at as u64, &mut out, len % 3 == 0).unwrap();
                 prop_assert!(out == bytes[at..at + len]);
             }
         }
@@ -227,11 +245,28 @@ mod tests {
         let held =
             || direct.cache.lock().unwrap().blocks.iter().map(|b| b.place).collect::<Vec<_>>();
         let mut out = [0; 1];
-        let mut read = |number: u64| direct.read(0, number * BLOCK, &mut out).unwrap();
+        let mut read = |number: u64| direct.read(0, number * BLOCK, &mut out, false).unwrap();
         (0..6).for_each(&mut read);
         let before = held();
         (0..6).for_each(&mut read);
         assert_eq!((before.len(), held()), (6, before));
+    }
+
+    #[test]
+    fn blocks_read_for_the_last_time_make_room_first() {
+        let direct = opened();
+        direct.keep(0);
+        let has = |number| direct.cache.lock().unwrap().held.contains_key(&(0, number));
+        let read = |number: u64, len: u64, is_last| {
+            direct.read(0, number * BLOCK, &mut vec![0; len as usize], is_last).unwrap();
+        };
+        (0..2).for_each(|number| read(number, 1, false));
+        read(2, BLOCK, true);
+        read(3, 1, true);
+        // Of block 3 more may be wanted, and it came last.
+        assert!(has(0) && has(1) && !has(2) && has(3));
+        read(4, 1, false);
+        assert!(!has(0) && has(1) && has(3) && has(4));
     }
 
     #[test]
@@ -243,9 +278,9 @@ mod tests {
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         for len in [BLOCK + 8192, BLOCK + 5000] {
             file.set_len(len).unwrap();
-            let error = direct.read(0, BLOCK, &mut [0; 8]).unwrap_err();
+            let error = direct.read(0, BLOCK, &mut [0; 8], false).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
-        direct.read(0, 0, &mut [0; 8]).unwrap();
+        direct.read(0, 0, &mut [0; 8], false).unwrap();
     }
 }

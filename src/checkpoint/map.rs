@@ -166,6 +166,10 @@ impl Source {
     /// # Errors
     /// `InvalidArgument` for a range outside the shard; `Io` if reading fails or the file shrank.
     pub(crate) fn window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
+        self.bring(shard_idx, offset, len, false)
+    }
+
+    fn bring(&self, shard_idx: usize, offset: u64, len: usize, is_last: bool) -> Result<Window> {
         let shard = self.shard(shard_idx, offset, len)?;
         if len == 0 {
             // The system refuses to map nothing.
@@ -180,7 +184,9 @@ impl Source {
             }
         }
         match &self.direct {
-            Some(direct) => self.fill(shard, len, |out| direct.read(shard_idx, offset, out)),
+            Some(direct) => {
+                self.fill(shard, len, |out| direct.read(shard_idx, offset, out, is_last))
+            }
             None => self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset)),
         }
     }
@@ -224,7 +230,7 @@ impl Source {
 
     /// [`window`](Self::window), of bytes that are not read again after it.
     pub(crate) fn last_window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        let mut window = self.window(shard_idx, offset, len)?;
+        let mut window = self.bring(shard_idx, offset, len, true)?;
         let behind = self.shards.get(shard_idx).and_then(|shard| shard.behind.clone());
         window.last = behind.map(|behind| (behind, offset..offset + len as u64));
         Ok(window)
