@@ -254,9 +254,7 @@ impl Source {
 
     /// Keeps so many bytes that were read last, if the system does not.
     pub(crate) fn keep(&self, bytes: u64) {
-        if let Some(direct) = &self.direct {
-            direct.keep(bytes);
-        }
+        self.direct.iter().for_each(|direct| direct.keep(bytes));
     }
 
     /// Asks the system to read a range ahead. A hint: it never fails, and may do nothing.
