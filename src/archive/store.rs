@@ -33,6 +33,11 @@ impl FrameStore {
         self.direct = Direct::open_file(path, &self.file, self.end).ok().map(Arc::new);
     }
 
+    /// Its own reads past the system's cache, if that is how it reads.
+    pub(crate) fn direct(&self) -> Option<&Direct> {
+        self.direct.as_deref()
+    }
+
     /// Bytes that it holds while it is read.
     pub(crate) fn buffer_bytes(&self) -> u64 {
         self.direct.as_ref().map_or(0, |direct| direct.least_bytes())

@@ -5,15 +5,14 @@
 //! cleared of its old owner, entered and later given up, and where the machine is a guest its host may
 //! have to find it too: more than half a second of a core a GB.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use crate::checkpoint::Shard;
 use crate::checkpoint::buffers::{BLOCK, Block};
+use crate::checkpoint::cache::BlockCache;
 use crate::checkpoint::sys;
 
 /// Blocks that are kept at least: a tile may begin in one and end in the next.
@@ -23,7 +22,7 @@ const LEAST_BLOCKS: u64 = 3;
 #[derive(Debug)]
 pub(crate) struct Direct {
     files: Vec<DirectFile>,
-    cache: Mutex<Cache>,
+    cache: BlockCache,
 }
 
 #[derive(Debug)]
@@ -32,22 +31,21 @@ struct DirectFile {
     len: u64,
 }
 
-/// Blocks, and which of them was used when.
+/// A block that is wanted soon.
 #[derive(Debug)]
-struct Cache {
-    most: usize,
-    clock: u64,
-    blocks: Vec<Held>,
-    /// Shard and number of a block, and where it is in `blocks`.
-    held: HashMap<(usize, u64), usize>,
+pub(crate) struct Fetch<'a> {
+    from: &'a Direct,
+    shard_idx: usize,
+    number: u64,
 }
 
-#[derive(Debug)]
-struct Held {
-    /// None if reading it failed.
-    place: Option<(usize, u64)>,
-    used: u64,
-    bytes: Block,
+impl Fetch<'_> {
+    /// Brings it in, so that who reads it finds it, or is told what went wrong.
+    pub(crate) fn run(self) {
+        let file = &self.from.files[self.shard_idx];
+        let load = |block: &mut Block| file.read_block(self.number, block);
+        self.from.cache.fetch((self.shard_idx, self.number), load);
+    }
 }
 
 impl Direct {
@@ -61,15 +59,16 @@ impl Direct {
     /// The first `len` bytes of one file, which is open as `file`.
     ///
     /// # Errors
-    /// If its file system cannot, or another file is at `path` by now.
+    /// If its file system cannot or is that of another machine, or another file is at `path` by now.
     pub(crate) fn open_file(path: &Path, file: &File, len: u64) -> io::Result<Self> {
+        if sys::is_remote(file) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Ok(Self::of(vec![DirectFile::open(path, file, len)?]))
     }
 
     fn of(files: Vec<DirectFile>) -> Self {
-        let (most, held) = (LEAST_BLOCKS as usize, HashMap::new());
-        let cache = Mutex::new(Cache { most, clock: 0, blocks: Vec::new(), held });
-        Self { files, cache }
+        Self { files, cache: BlockCache::new(LEAST_BLOCKS as usize) }
     }
 
     /// Fills `out` from `offset` of a shard. Of bytes that are read for the last time, blocks that end here make
@@ -85,69 +84,41 @@ impl Direct {
         is_last: bool,
     ) -> io::Result<()> {
         let end = offset + out.len() as u64;
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         for number in offset / BLOCK..end.div_ceil(BLOCK) {
             let start = number * BLOCK;
             let part = offset.max(start)..end.min(start + BLOCK);
             let place = (shard_idx, number);
-            let block = cache.block(place, &self.files[shard_idx])?;
+            let load = |block: &mut Block| self.files[shard_idx].read_block(number, block);
+            let block = self.cache.get(place, load)?;
             let to = (part.start - offset) as usize..(part.end - offset) as usize;
             let from = (part.start - start) as usize..(part.end - start) as usize;
             out[to].copy_from_slice(&block[from]);
-            if is_last && part.end == start + BLOCK {
-                cache.is_done(place);
-            }
+            self.cache.back(place, block, is_last && part.end == start + BLOCK);
         }
         Ok(())
     }
 
-    /// Keeps the blocks that `bytes` of a few tensors, which are read again, lie in; as far as possible also
-    /// where these are few.
-    pub(super) fn keep(&self, bytes: u64) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.most = (LEAST_BLOCKS + bytes.div_ceil(BLOCK)) as usize;
+    /// The blocks that `len` bytes from `offset` of a shard lie in, which are not here yet.
+    pub(crate) fn to_fetch(
+        &self,
+        shard_idx: usize,
+        offset: u64,
+        len: u64,
+    ) -> impl Iterator<Item = Fetch<'_>> {
+        let numbers = offset / BLOCK..(offset + len).div_ceil(BLOCK);
+        let missing = numbers.filter(move |number| !self.cache.has((shard_idx, *number)));
+        missing.map(move |number| Fetch { from: self, shard_idx, number })
+    }
+
+    /// Makes room for so many bytes more than the last ones read: those that are fetched ahead, and those of a
+    /// few tensors which are read again.
+    pub(crate) fn keep(&self, bytes: u64) {
+        self.cache.grow((LEAST_BLOCKS + bytes.div_ceil(BLOCK)) as usize);
     }
 
     /// Bytes of the blocks that are kept at least.
     pub(crate) fn least_bytes(&self) -> u64 {
         LEAST_BLOCKS * BLOCK
-    }
-}
-
-impl Cache {
-    fn block(&mut self, place: (usize, u64), file: &DirectFile) -> io::Result<&[u8]> {
-        self.clock += 1;
-        let at = match self.held.get(&place) {
-            Some(at) => *at,
-            None => self.load(place, file)?,
-        };
-        self.blocks[at].used = self.clock;
-        Ok(&self.blocks[at].bytes)
-    }
-
-    /// The block is the next to make room.
-    fn is_done(&mut self, place: (usize, u64)) {
-        if let Some(at) = self.held.get(&place) {
-            self.blocks[*at].used = 0;
-        }
-    }
-
-    fn load(&mut self, place: (usize, u64), file: &DirectFile) -> io::Result<usize> {
-        let at = if self.blocks.len() < self.most {
-            self.blocks.push(Held { place: None, used: 0, bytes: Block::new()? });
-            self.blocks.len() - 1
-        } else {
-            let all = self.blocks.iter().enumerate();
-            all.min_by_key(|(_, block)| block.used).map_or(0, |(at, _)| at)
-        };
-        let block = &mut self.blocks[at];
-        if let Some(old) = block.place.take() {
-            self.held.remove(&old);
-        }
-        file.read_block(place.1, &mut block.bytes)?;
-        block.place = Some(place);
-        self.held.insert(place, at);
-        Ok(at)
     }
 }
 
@@ -239,34 +210,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_not_read_again() {
+    fn what_was_fetched_ahead_is_there_and_is_the_file() {
         let direct = opened();
         direct.keep(3 * BLOCK);
-        let held =
-            || direct.cache.lock().unwrap().blocks.iter().map(|b| b.place).collect::<Vec<_>>();
-        let mut out = [0; 1];
-        let mut read = |number: u64| direct.read(0, number * BLOCK, &mut out, false).unwrap();
-        (0..6).for_each(&mut read);
-        let before = held();
-        (0..6).for_each(&mut read);
-        assert_eq!((before.len(), held()), (6, before));
-    }
-
-    #[test]
-    fn blocks_read_for_the_last_time_make_room_first() {
-        let direct = opened();
-        direct.keep(0);
-        let has = |number| direct.cache.lock().unwrap().held.contains_key(&(0, number));
-        let read = |number: u64, len: u64, is_last| {
-            direct.read(0, number * BLOCK, &mut vec![0; len as usize], is_last).unwrap();
-        };
-        (0..2).for_each(|number| read(number, 1, false));
-        read(2, BLOCK, true);
-        read(3, 1, true);
-        // Of block 3 more may be wanted, and it came last.
-        assert!(has(0) && has(1) && !has(2) && has(3));
-        read(4, 1, false);
-        assert!(!has(0) && has(1) && has(3) && has(4));
+        let missing = |offset, len| direct.to_fetch(0, offset, len).map(|f| f.number).collect();
+        let missing: &dyn Fn(u64, u64) -> Vec<u64> = &missing;
+        assert_eq!(missing(BLOCK - 1, BLOCK + 2), [0, 1, 2]);
+        direct.to_fetch(0, BLOCK, 2 * BLOCK).for_each(Fetch::run);
+        assert_eq!(missing(BLOCK - 1, 2 * BLOCK), [0]);
+        let mut out = vec![0; 2 * BLOCK as usize];
+        direct.read(0, BLOCK + 7, &mut out, false).unwrap();
+        assert!(out == FILES.1[0][BLOCK as usize + 7..][..out.len()]);
     }
 
     #[test]

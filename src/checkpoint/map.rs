@@ -9,7 +9,6 @@
 )]
 
 use std::fs::File;
-use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::checkpoint::behind::{self, Behind};
 use crate::checkpoint::buffers::Pool;
 use crate::checkpoint::direct::Direct;
 use crate::checkpoint::sys::{self, HUGE_PAGE};
+use crate::checkpoint::window::{Bytes, Window, cut_short};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the system reads at least this far ahead of a sequential reader, it is left to it: it then
@@ -91,6 +91,19 @@ impl MapChoice {
             IoMode::Mmap | IoMode::Read => false,
         }
     }
+
+    /// How a checkpoint is read: not [`IoMode::Auto`].
+    fn mode_for(self, checkpoint: &Checkpoint, is_once: bool) -> IoMode {
+        match self.0 {
+            IoMode::Auto if checkpoint.shards().iter().any(|s| sys::is_remote(s.file())) => {
+                IoMode::Read
+            }
+            IoMode::Auto if behind::crowds(checkpoint.total_bytes()) => IoMode::Direct,
+            IoMode::Auto if is_once && !checkpoint.is_cached() => IoMode::Direct,
+            IoMode::Auto => IoMode::Mmap,
+            mode => mode,
+        }
+    }
 }
 
 impl Default for MapChoice {
@@ -136,26 +149,19 @@ impl Source {
     }
 
     fn open(checkpoint: &Checkpoint, map: &MapChoice, is_once: bool) -> Result<Source> {
-        let mut shards = Vec::with_capacity(checkpoint.shards().len());
-        let crowded = behind::crowds(checkpoint.total_bytes());
-        let is_remote = || checkpoint.shards().iter().any(|shard| sys::is_remote(shard.file()));
-        let maps = match map.mode() {
-            IoMode::Mmap => true,
-            IoMode::Read | IoMode::Direct => false,
-            IoMode::Auto => !is_remote(),
-        };
-        let passes_by = map.passes_cache_by(checkpoint.total_bytes());
-        let is_new = || is_once && map.mode() == IoMode::Auto && !checkpoint.is_cached();
-        let direct = (passes_by || is_new()) && (maps || map.mode() == IoMode::Direct);
-        let direct = direct.then(|| Direct::open(checkpoint.shards())).flatten();
-        let maps = maps && direct.is_none();
+        let mode = map.mode_for(checkpoint, is_once);
+        let direct = (mode == IoMode::Direct).then(|| Direct::open(checkpoint.shards())).flatten();
+        // Where a file system cannot, the next best is what may be done.
+        let may_map = mode == IoMode::Mmap || map.mode() == IoMode::Auto && mode != IoMode::Read;
+        let maps = direct.is_none() && may_map;
         let alone = direct.is_none() && !maps || cfg!(not(target_os = "linux"));
+        let crowded = direct.is_none() && behind::crowds(checkpoint.total_bytes());
+        let mut shards = Vec::with_capacity(checkpoint.shards().len());
         for shard in checkpoint.shards() {
             shard.check_unchanged()?;
             let (file, path) = (Arc::clone(shard.file()), Arc::from(&*shard.path));
             let asks = alone && sys::read_ahead_bytes(&file).is_none_or(|n| n < OWN_READ_AHEAD);
-            let behind =
-                (crowded && direct.is_none()).then(|| Arc::new(Behind::new(Arc::clone(&file))));
+            let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
             shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
         Ok(Source { maps, direct, shards, pool: Arc::default() })
@@ -247,14 +253,14 @@ impl Source {
         self.direct.as_ref().map_or(0, Direct::least_bytes)
     }
 
-    /// Whether it helps to [`keep`](Self::keep) what is read again.
-    pub(crate) fn keeps(&self) -> bool {
-        self.direct.is_some()
+    /// Its own reads past the system's cache, if that is how it reads.
+    pub(crate) fn direct(&self) -> Option<&Direct> {
+        self.direct.as_ref()
     }
 
-    /// Keeps so many bytes that were read last, if the system does not.
-    pub(crate) fn keep(&self, bytes: u64) {
-        self.direct.iter().for_each(|direct| direct.keep(bytes));
+    /// Whether [`will_need`](Self::will_need) may do anything.
+    pub(crate) fn asks(&self) -> bool {
+        self.shards.iter().any(|shard| shard.asks)
     }
 
     /// Asks the system to read a range ahead. A hint: it never fails, and may do nothing.
@@ -310,91 +316,5 @@ impl SourceFile {
         // whose caller promised that these files are neither written to nor truncated meanwhile.
         let map = unsafe { options.map(&*self.file) }.ok()?;
         Some((map, (offset - start) as usize))
-    }
-}
-
-/// The bytes of one range of a shard.
-#[derive(Debug)]
-pub(crate) struct Window {
-    bytes: Bytes,
-    /// Its file and place, if these pages are to be given up after it.
-    last: Option<(Arc<Behind>, Range<u64>)>,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Empty,
-    /// Some of the bytes of a map.
-    Mapped {
-        map: Mmap,
-        range: Range<usize>,
-        /// For messages.
-        path: Arc<Path>,
-    },
-    /// The first `len` bytes of a buffer that goes back to its pool.
-    Read {
-        buffer: Vec<u8>,
-        len: usize,
-        pool: Arc<Pool>,
-    },
-}
-
-impl Window {
-    fn new(bytes: Bytes) -> Self {
-        Self { bytes, last: None }
-    }
-
-    /// Brings all pages of a mapped window in at once: on cold files four times as fast as one
-    /// fault a page.
-    ///
-    /// # Errors
-    /// `Io` if the file was cut short meanwhile or its disk cannot be read: looking at such bytes would end
-    /// the process.
-    pub(crate) fn populate(&self) -> Result<()> {
-        #[cfg(target_os = "linux")]
-        if let Bytes::Mapped { map, range, path } = &self.bytes {
-            // A miss then reads two huge pages at once, ahead of it, and goes on in huge pages; without
-            // this it would read single pages, half of them behind it, where all has been read.
-            let _ = map.advise(Advice::HugePage);
-            match map.advise_range(Advice::PopulateRead, range.start, range.len()) {
-                Err(e) if sys::is_bad_page(&e) => return Err(cut_short(path, e)),
-                // Systems before Linux 5.14 do not know how.
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-fn cut_short(path: &Path, e: std::io::Error) -> Error {
-    let text = format!(
-        "{} was cut short while it was being read, or its disk fails; restore it and run again",
-        path.display()
-    );
-    Error::new(ErrorKind::Io, text).with_source(e)
-}
-
-impl Deref for Window {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Empty => &[],
-            Bytes::Mapped { map, range, .. } => &map[range.clone()],
-            Bytes::Read { buffer, len, .. } => &buffer[..*len],
-        }
-    }
-}
-
-impl Drop for Window {
-    fn drop(&mut self) {
-        if let Bytes::Read { buffer, pool, .. } = &mut self.bytes {
-            pool.give(std::mem::take(buffer));
-        }
-        if let Some((behind, range)) = self.last.take() {
-            // Pages that are mapped stay.
-            self.bytes = Bytes::Empty;
-            behind.done(range);
-        }
     }
 }

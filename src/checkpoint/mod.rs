@@ -6,6 +6,7 @@
 mod alias;
 mod behind;
 mod buffers;
+mod cache;
 mod direct;
 mod discover;
 pub(crate) mod disk;
@@ -23,6 +24,7 @@ mod side;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod window;
 mod writeback;
 mod writer;
 
@@ -31,14 +33,14 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use alias::aliases;
-pub(crate) use direct::Direct;
+pub(crate) use direct::{Direct, Fetch};
 pub(crate) use discover::INDEX_NAME;
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;
 pub(crate) use header::metadata as header_metadata;
 pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
+pub(crate) use map::Source;
 pub use map::{IoMode, MapChoice};
-pub(crate) use map::{Source, Window};
 pub(crate) use memory::bytes_of;
 pub(crate) use names::{NameSet, shown};
 pub(crate) use replace::hidden_name;
@@ -46,6 +48,7 @@ pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
 pub(crate) use sys::{is_same_file, lock};
+pub(crate) use window::Window;
 pub(crate) use writeback::Writeback;
 pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};
 

@@ -25,7 +25,8 @@ use crate::pipeline::known::Known;
 use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::ordered::{Turn, run_in_turn};
-use crate::pipeline::passes::{bytes_read, keep_for_later};
+use crate::pipeline::passes::{bytes_read, make_room};
+use crate::pipeline::read_ahead::read_ahead;
 use crate::pipeline::schedule::{Job, Step, TileReader, Unit};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{DeltaState, Sides};
@@ -312,17 +313,19 @@ pub(crate) fn encode_units(
     let sides = [(ft, &inputs.ft_source), (&inputs.base, &inputs.base_source)];
     let joint = lossy.map_or(&[][..], |m| m.joint_passes());
     let spare = needs.spare(options.resources.max_memory, width);
-    keep_for_later(inputs, units, joint.len(), spare);
-    let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), known, merged_rx);
+    let has_room = make_room(inputs, units, joint, spare);
+    let (ahead, fetches) = read_ahead(&[sides[0].1, sides[1].1], has_room);
+    let channels = (ahead, merged_rx);
+    let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), known, channels);
     let mut findings = Findings::default();
     let merger = lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
-    let n_joint = joint.last().map_or(0, |pass| pass + 1);
-    let total = units.iter().map(|u| bytes_read(inputs, u, n_joint)).sum();
+    let total = units.iter().map(|u| bytes_read(inputs, u, joint)).sum();
     let recycle = |tile| stage.recycle(tile);
     let mut gather = Gather { units, observer, merger, sink, recycle, done: 0, total };
     run_in_turn(
         width,
-        || reader.next(),
+        (fetches.n_threads(), &|| fetches.run()),
+        move || reader.next(),
         EncodeState::new,
         |state, step| stage.work(state, step),
         move |turn| match turn {

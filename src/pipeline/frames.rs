@@ -1,61 +1,77 @@
 //! Reads stored frames in order, with the tiles of the base they are decoded against.
 
-use crate::checkpoint::Source;
+use crate::checkpoint::{Direct, Source};
 use crate::error::Result;
+use crate::pipeline::budget::Needs;
 use crate::pipeline::decode::{DecodeStage, Job};
 use crate::pipeline::identity::base_range;
-use crate::pipeline::read_ahead::ReadAhead;
+use crate::pipeline::options::Resources;
+use crate::pipeline::ordered::{run_in_turn, when_due};
+use crate::pipeline::read_ahead::{ReadAhead, read_ahead, room};
 use crate::pipeline::subset::Picker;
 use crate::tensor::Tile;
 
+/// Reads the frames of a stage's tensors in order, works on them in parallel with one `S` a worker, and hands the
+/// results to `sink` in that order. A picker takes only some; no base may be read then.
+///
+/// # Errors
+/// `InvalidArgument` if the memory is too little; what `work` or `sink` says.
+pub(crate) fn run_frames<T: Send, S>(
+    stage: &DecodeStage<'_>,
+    (needs, resources): (Needs, &Resources),
+    picker: Option<&mut Picker>,
+    scratch: impl Fn() -> Result<S> + Sync,
+    work: impl Fn(&mut S, Job) -> Result<T> + Sync,
+    sink: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    let width = needs.width(resources.max_memory, resources.threads)?;
+    let base = stage.base.map(|base| base.source());
+    let files = [base.and_then(Source::direct), stage.archive.frames().direct()];
+    let files: Vec<&Direct> = files.into_iter().flatten().collect();
+    let room = room(needs.spare(resources.max_memory, width), files.len());
+    files.iter().for_each(|direct| direct.keep(room));
+    let (ahead, fetches) = read_ahead(base.as_slice(), room > 0);
+    let mut reader = FrameReader::new(stage, picker, ahead);
+    run_in_turn(
+        width,
+        (fetches.n_threads(), &|| fetches.run()),
+        move || reader.next(),
+        scratch,
+        work,
+        when_due(sink),
+    )
+}
+
 /// Reads the frames of all wanted tensors in order, with the tiles of the base they need.
-pub(crate) struct FrameReader<'a> {
+struct FrameReader<'a> {
     stage: &'a DecodeStage<'a>,
     /// Position in `wanted`, tile, and the file offset of its frame.
     at: (usize, u64, u64),
-    /// Position and tile to announce next.
-    next_ahead: (usize, u64),
-    ahead: ReadAhead,
+    /// What to announce next, as `at`.
+    next_ahead: (usize, u64, u64),
+    ahead: ReadAhead<'a>,
     /// Which frames are read, if not all.
     picker: Option<&'a mut Picker>,
 }
 
 impl<'a> FrameReader<'a> {
-    pub(crate) fn new(stage: &'a DecodeStage<'a>) -> Self {
-        let (at, next_ahead, ahead) = ((0, 0, 0), (0, 0), ReadAhead::default());
-        let mut reader = Self { stage, at, next_ahead, ahead, picker: None };
-        reader.enter(0);
-        reader
-    }
-
-    /// Only those that the picker takes; no base may be read.
-    pub(crate) fn picked(mut self, picker: Option<&'a mut Picker>) -> Self {
-        self.picker = picker;
-        self
-    }
-
-    fn enter(&mut self, position: usize) {
-        let seals = &self.stage.stored.seal.tensors;
-        let offset = self.stage.wanted.get(position).map_or(0, |i| seals[*i].offset);
-        self.at = (position, 0, offset);
+    fn new(
+        stage: &'a DecodeStage<'a>,
+        picker: Option<&'a mut Picker>,
+        ahead: ReadAhead<'a>,
+    ) -> Self {
+        let at = (0, 0, start(stage, 0));
+        Self { stage, at, next_ahead: at, ahead, picker }
     }
 
     /// The next frame; `None` after the last.
-    pub(crate) fn next(&mut self) -> Option<Result<Job>> {
+    fn next(&mut self) -> Option<Result<Job>> {
         self.read_ahead();
         loop {
-            let (position, part, offset) = self.at;
-            let tensor = *self.stage.wanted.get(position)?;
-            if part == self.stage.stored.tilings[tensor].len() {
-                self.enter(position + 1);
-                continue;
+            let (tensor, part, offset, len) = advance(self.stage, &mut self.at)?;
+            if self.picker.as_mut().is_none_or(|picker| picker.pick()) {
+                return Some(self.job(tensor, part, offset, len));
             }
-            let len = self.stage.stored.seal.tensors[tensor].frame_lens[part as usize];
-            self.at = (position, part + 1, offset + u64::from(len));
-            if self.picker.as_mut().is_some_and(|picker| !picker.pick()) {
-                continue;
-            }
-            return Some(self.job(tensor, part, offset, len));
         }
     }
 
@@ -86,20 +102,41 @@ impl<'a> FrameReader<'a> {
 
     fn read_ahead(&mut self) {
         self.ahead.read_one();
-        while self.ahead.wants_more() {
-            let (position, part) = self.next_ahead;
-            let Some(&tensor) = self.stage.wanted.get(position) else { return };
-            let tiling = &self.stage.stored.tilings[tensor];
-            if part == tiling.len() {
-                self.next_ahead = (position + 1, 0);
-                continue;
+        // What the picker takes is not known yet.
+        while self.picker.is_none() && self.ahead.wants_more() {
+            let next = advance(self.stage, &mut self.next_ahead);
+            let Some((tensor, part, offset, len)) = next else { return };
+            let mut bytes = u64::from(len);
+            if let Some(direct) = self.stage.archive.frames().direct() {
+                self.ahead.fetch(direct, 0, offset..offset + bytes);
             }
-            self.next_ahead = (position, part + 1);
-            let place = self.base_place(tensor, &tiling.get(part));
-            if let Some((source, shard, at, n)) = place {
-                source.will_need(shard, at, n);
+            let tile = self.stage.stored.tilings[tensor].get(part);
+            if let Some((source, shard, at, n)) = self.base_place(tensor, &tile) {
+                self.ahead.need(source, shard, at..at + n as u64);
+                bytes += n as u64;
             }
-            self.ahead.announced(place.map_or(0, |p| p.3 as u64));
+            self.ahead.announced(bytes);
         }
+    }
+}
+
+/// Where the frames of the tensor at this position begin.
+fn start(stage: &DecodeStage<'_>, position: usize) -> u64 {
+    stage.wanted.get(position).map_or(0, |i| stage.stored.seal.tensors[*i].offset)
+}
+
+/// The tensor, tile, offset and length of the frame at `at`, which goes on to the one after it; `None` after
+/// the last.
+fn advance(stage: &DecodeStage<'_>, at: &mut (usize, u64, u64)) -> Option<(usize, u64, u64, u32)> {
+    loop {
+        let (position, part, offset) = *at;
+        let tensor = *stage.wanted.get(position)?;
+        if part == stage.stored.tilings[tensor].len() {
+            *at = (position + 1, 0, start(stage, position + 1));
+            continue;
+        }
+        let len = stage.stored.seal.tensors[tensor].frame_lens[part as usize];
+        *at = (position, part + 1, offset + u64::from(len));
+        return Some((tensor, part, offset, len));
     }
 }

@@ -15,9 +15,8 @@ use crate::inspect::summarise;
 use crate::method::name_of;
 use crate::pipeline::budget::Needs;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Job};
-use crate::pipeline::frames::FrameReader;
+use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::Resources;
-use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::spares::Spares;
 use crate::report::{ArchiveSummary, BaseVectorSummary, PartBits, VariantSummary};
 
@@ -210,12 +209,10 @@ fn account(archive: &Archive, stored: &Stored, wanted: &[usize]) -> Result<Vec<P
     let Needs { resident, tile, worker } = stage.needs();
     // A part and its compressed bytes are each about as large as a payload, at most.
     let needs = Needs { resident, tile, worker: 2 * worker };
-    let resources = Resources::default();
-    let width = needs.width(resources.max_memory, resources.threads)?;
-    let mut reader = FrameReader::new(stage);
-    run_ordered(
-        width,
-        || reader.next(),
+    run_frames(
+        stage,
+        (needs, &Resources::default()),
+        None,
         State::new,
         |state, mut job| {
             let (tensor, part, offset) = (job.tensor, job.part, job.offset);

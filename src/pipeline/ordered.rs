@@ -1,4 +1,5 @@
-//! A bounded fan-out that keeps order: one reader, some workers, a sink on the calling thread.
+//! A bounded fan-out that keeps order: one reader, some workers, a sink on the calling thread, and whoever works
+//! beside them.
 //!
 //! Three rules keep it from hanging, each tested below. Channels live inside the scope and are moved
 //! into their users, so an early return drops them and everybody ends. A panic travels as a result,
@@ -44,20 +45,29 @@ pub(crate) fn run_ordered<I: Send, T: Send, S>(
     next: impl FnMut() -> Option<Result<I>> + Send,
     scratch: impl Fn() -> Result<S> + Sync,
     work: impl Fn(&mut S, I) -> Result<T> + Sync,
-    mut sink: impl FnMut(T) -> Result<()>,
+    sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
-    run_in_turn(width, next, scratch, work, move |turn| match turn {
-        Turn::Early(_) => Ok(()),
-        Turn::Due(result) => sink(result),
-    })
+    run_in_turn(width, (0, &|| ()), next, scratch, work, when_due(sink))
 }
 
-/// As [`run_ordered`], with a sink that also sees results which wait for one before them.
+/// A sink that results come to in their order.
+pub(crate) fn when_due<T>(
+    mut sink: impl FnMut(T) -> Result<()>,
+) -> impl FnMut(Turn<'_, T>) -> Result<()> {
+    move |turn| match turn {
+        Turn::Early(_) => Ok(()),
+        Turn::Due(result) => sink(result),
+    }
+}
+
+/// As [`run_ordered`], with a sink that also sees results which wait for one before them, and so many threads
+/// beside that run something which ends once `next` is dropped.
 ///
 /// # Errors
 /// As there.
 pub(crate) fn run_in_turn<I: Send, T: Send, S>(
     width: Width,
+    (n_beside, beside): (usize, &(dyn Fn() + Sync)),
     next: impl FnMut() -> Option<Result<I>> + Send,
     scratch: impl Fn() -> Result<S> + Sync,
     work: impl Fn(&mut S, I) -> Result<T> + Sync,
@@ -78,6 +88,9 @@ pub(crate) fn run_in_turn<I: Send, T: Send, S>(
             scope.spawn(move || run_worker(&jobs, &results, scratch, work));
         }
         drop(job_rx);
+        for _ in 0..n_beside {
+            scope.spawn(beside);
+        }
         scope.spawn(move || run_reader(&permit_rx, &job_tx, &result_tx, next));
         drain(&result_rx, &permit_tx, sink)
     })
@@ -251,7 +264,8 @@ mod tests {
                 }
                 Ok(())
             };
-            run_in_turn(width, || items.next().map(Ok), || Ok(()), work, sink).unwrap();
+            run_in_turn(width, (0, &|| ()), || items.next().map(Ok), || Ok(()), work, sink)
+                .unwrap();
             assert_eq!(
                 seen.iter().map(|(i, _)| *i).collect::<Vec<_>>(),
                 (0..9).collect::<Vec<_>>()
@@ -305,6 +319,25 @@ mod tests {
                 run_ordered(width, next, || Ok(()), |(), i| Ok(i), |_| Ok(()))
             }));
             assert!(ran.is_err());
+        }
+    }
+
+    #[test]
+    fn who_works_beside_ends_with_the_reader() {
+        for fails in [false, true] {
+            let (tx, rx) = crossbeam::channel::unbounded();
+            let (sum, mut items) = (AtomicUsize::new(0), 0..20usize);
+            let beside = || rx.iter().for_each(|i| _ = sum.fetch_add(i, Ordering::SeqCst));
+            let next = move || {
+                let item = items.next()?;
+                tx.send(item).unwrap();
+                Some(Ok(item))
+            };
+            let work = |(): &mut (), i| Ok(i);
+            let sink = |i| if fails && i == 3 { Err(Error::corrupt("sink")) } else { Ok(()) };
+            let result =
+                run_in_turn(WIDTHS[1], (2, &beside), next, || Ok(()), work, when_due(sink));
+            assert_eq!((result.is_err(), fails || sum.into_inner() == 190), (fails, true));
         }
     }
 

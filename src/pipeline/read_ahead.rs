@@ -1,28 +1,91 @@
-//! How far ahead of its reader a run asks the kernel for pages: plain faults on cold files reach about
-//! a quarter of the disk's speed.
+//! Reading ahead: the system is asked for pages, or, where its cache is passed by, threads of our own bring
+//! blocks in. Plain faults on cold files reach about a quarter of the disk's speed, and a single reader
+//! who waits for each block leaves cores and disk idle in turn.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-/// Bytes asked for ahead of the reader.
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::checkpoint::{Direct, Fetch, Source};
+
+/// Bytes asked for ahead of the reader, of all files together.
 const WINDOW: u64 = 24 << 20;
 /// What a tile counts at least, so that tiles without input do not let the window run to the end.
 const LEAST: u64 = 1 << 20;
+/// Room for what is fetched ahead of each of several files: of those in the window the first and the last may
+/// be half outside.
+const ROOM: u64 = WINDOW + (8 << 20);
+/// Threads that fetch: beside the reader's own the disk has two orders, so that it never waits for one.
+const N_FETCHERS: usize = 2;
 
-/// Counts what was announced and not yet read.
-#[derive(Debug, Default)]
-pub(crate) struct ReadAhead {
-    tiles: VecDeque<u64>,
-    bytes: u64,
+/// Bytes that each of `n` files which are read past the cache should have room for to be read ahead, of `spare`
+/// in all. Zero if it would take more than half of that: what is kept to be read again saves more.
+pub(crate) fn room(spare: u64, n: usize) -> u64 {
+    let bytes = 2 * ROOM * n as u64;
+    if (1..=spare).contains(&bytes) { ROOM } else { 0 }
 }
 
-impl ReadAhead {
+/// Counts what was announced and not yet read.
+#[derive(Debug)]
+pub(crate) struct ReadAhead<'a> {
+    tiles: VecDeque<u64>,
+    bytes: u64,
+    /// Nothing to fetch with: there is nothing direct, or no room.
+    fetches: Option<Sender<Fetch<'a>>>,
+    /// Whether a file wants the system to be asked.
+    asks: bool,
+}
+
+/// What was announced, for threads that bring it in. They end when the [`ReadAhead`] is dropped.
+#[derive(Debug)]
+pub(crate) struct Fetches<'a>(Option<Receiver<Fetch<'a>>>);
+
+impl<'a> Fetches<'a> {
+    /// Brings in what is announced, until nothing more can be.
+    pub(crate) fn run(&self) {
+        self.0.iter().flatten().for_each(Fetch::run);
+    }
+
+    /// How many threads should [`run`](Self::run) it.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.0.iter().len() * N_FETCHERS
+    }
+}
+
+/// Reading ahead from sources: by fetching too, if what `is_direct` has [`room`] for it.
+pub(crate) fn read_ahead<'a>(sources: &[&Source], is_direct: bool) -> (ReadAhead<'a>, Fetches<'a>) {
+    let (tx, rx) = is_direct.then(unbounded).unzip();
+    let asks = sources.iter().any(|source| source.asks());
+    (ReadAhead { tiles: VecDeque::new(), bytes: 0, fetches: tx, asks }, Fetches(rx))
+}
+
+impl<'a> ReadAhead<'a> {
     /// The reader goes on by one tile.
     pub(crate) fn read_one(&mut self) {
         self.bytes -= self.tiles.pop_front().unwrap_or(0);
     }
 
+    /// Whether there is a point in announcing more.
     pub(crate) fn wants_more(&self) -> bool {
-        self.bytes < WINDOW
+        (self.asks || self.fetches.is_some()) && self.bytes < WINDOW
+    }
+
+    /// A range is read soon; of one more tile, which is [`announced`](Self::announced) after its ranges.
+    pub(crate) fn need(&self, source: &'a Source, shard: usize, range: Range<u64>) {
+        match source.direct() {
+            Some(direct) => self.fetch(direct, shard, range),
+            None => source.will_need(shard, range.start, (range.end - range.start) as usize),
+        }
+    }
+
+    /// [`need`](Self::need), of files that are read past the cache.
+    pub(crate) fn fetch(&self, direct: &'a Direct, shard: usize, range: Range<u64>) {
+        let Some(fetches) = &self.fetches else { return };
+        for fetch in direct.to_fetch(shard, range.start, range.end - range.start) {
+            // Nobody listens once the run has failed.
+            let _ = fetches.send(fetch);
+        }
     }
 
     /// One more tile was asked for.

@@ -10,9 +10,8 @@ use crate::error::{Error, Result};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
-use crate::pipeline::frames::FrameReader;
+use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, RecoverOptions, Resources};
-use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
@@ -119,13 +118,12 @@ fn decode(
     observer: &dyn Observer,
     tensors: &mut [TensorHashes],
 ) -> Result<()> {
-    let width = stage.needs().width(resources.max_memory, resources.threads)?;
-    let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     let mut broken = None;
-    run_ordered(
-        width,
-        || reader.next(),
+    run_frames(
+        stage,
+        (stage.needs(), resources),
+        None,
         DecodeState::new,
         |state, job| stage.examine(state, job, true),
         |examined| {

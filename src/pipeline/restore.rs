@@ -16,9 +16,8 @@ use crate::frame::{Decoder, Kind, Label};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck};
-use crate::pipeline::frames::FrameReader;
+use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, RestoreOptions};
-use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
 use crate::report::RestoreReport;
@@ -223,14 +222,13 @@ fn write_tensors(
 ) -> Result<()> {
     let mut needs = stage.needs();
     needs.resident += writer.buffer_bytes();
-    let width = needs.width(options.resources.max_memory, options.resources.threads)?;
-    let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     let (mut done, total) = (0, stage.total_bytes());
     let mut unchecked = unchecked(stage, places);
-    run_ordered(
-        width,
-        || reader.next(),
+    run_frames(
+        stage,
+        (needs, &options.resources),
+        None,
         DecodeState::new,
         |state, job| {
             let tile = stage.work(state, job)?;

@@ -195,7 +195,7 @@ pub(crate) struct TileReader<'a> {
     order: Order,
     /// What to announce next.
     next_ahead: Order,
-    ahead: ReadAhead,
+    ahead: ReadAhead<'a>,
     known: Known<'a>,
     /// Plans as the sink merges them: unit, survey passes done, plan.
     merged: Receiver<Merged>,
@@ -212,7 +212,7 @@ impl<'a> TileReader<'a> {
         pair: &'a Pair,
         (units, joint): (&'a [Unit], &[usize]),
         known: Known<'a>,
-        merged: Receiver<Merged>,
+        (ahead, merged): (ReadAhead<'a>, Receiver<Merged>),
     ) -> Self {
         Self {
             ft,
@@ -222,7 +222,7 @@ impl<'a> TileReader<'a> {
             stages: stages(units, joint),
             order: Order::new(),
             next_ahead: Order::new(),
-            ahead: ReadAhead::default(),
+            ahead,
             known,
             merged,
             plans: HashMap::new(),
@@ -257,8 +257,8 @@ impl<'a> TileReader<'a> {
             let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
             let mut bytes = 0;
             for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {
-                source.will_need(shard, range.start, (range.end - range.start) as usize);
                 bytes += range.end - range.start;
+                self.ahead.need(source, shard, range);
             }
             self.ahead.announced(bytes);
         }

@@ -12,9 +12,8 @@ use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{BadTile, DecodeStage, DecodeState, Decoded, Examined, HashCheck};
 use crate::pipeline::faults::Whose;
-use crate::pipeline::frames::FrameReader;
+use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, VerifyLevel, VerifyOptions};
-use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::parity;
 use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
@@ -245,15 +244,13 @@ impl Run<'_> {
     }
 
     fn read(&mut self, stage: &DecodeStage<'_>) -> Result<()> {
-        let resources = &self.options.resources;
-        let width = stage.needs().width(resources.max_memory, resources.threads)?;
         let mut picker = self.picker.take();
-        let mut reader = FrameReader::new(stage).picked(picker.as_mut());
         let mut check = HashCheck::new(stage);
         let (mut done, total, mut broken) = (0, stage.total_bytes(), None);
-        run_ordered(
-            width,
-            || reader.next(),
+        run_frames(
+            stage,
+            (stage.needs(), &self.options.resources),
+            picker.as_mut(),
             DecodeState::new,
             |state, job| stage.examine(state, job, stage.base.is_some()),
             |examined| {
@@ -275,7 +272,6 @@ impl Run<'_> {
                 Ok(())
             },
         )?;
-        drop(reader);
         self.picker = picker;
         Ok(())
     }

@@ -26,7 +26,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Words that only files with one of these prefixes may contain.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("memmap2", &["checkpoint/map.rs", "checkpoint/buffers.rs"]),
+    ("memmap2", &["checkpoint/map.rs", "checkpoint/window.rs", "checkpoint/buffers.rs"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("anyhow", &["cli/", "main.rs"]),
