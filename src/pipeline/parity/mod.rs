@@ -17,7 +17,7 @@ pub(crate) use crate::pipeline::parity::scan::{Scan, scan};
 pub(crate) use crate::pipeline::parity::seen::{advised, missing_end, report, seen};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::verify::verify;
-use crate::report::{ParityReport, ParityState, VerifyReport};
+use crate::report::{ParityReport, ParityState};
 
 /// How much parity an archive has beside it: a share of its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,8 +119,8 @@ fn hold_to_old(archive: &Path, resources: &Resources, observer: &dyn Observer) -
         }
     }
     let options = VerifyOptions::default().with_resources(resources.clone());
-    let report = verify(archive, &options, observer)?;
-    report.archive_is_sound().map_err(|fault| refused(fault.to_string()))
+    let found = verify(archive, &options, observer)?.sound();
+    found.map(drop).map_err(|fault| refused(fault.to_string()))
 }
 
 /// Field tables of the code, and what the run itself takes.
@@ -205,13 +205,6 @@ fn write(
 /// Bytes of an archive that are done once these groups are.
 fn done(layout: &Layout, groups: u64) -> u64 {
     (groups * u64::from(layout.block) * u64::from(layout.data)).min(layout.len)
-}
-
-impl VerifyReport {
-    /// Says whether nothing of the archive itself is damaged.
-    pub(crate) fn archive_is_sound(&self) -> Result<()> {
-        self.clone().sound().map(drop)
-    }
 }
 
 #[cfg(test)]
