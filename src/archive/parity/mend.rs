@@ -5,12 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::format::{FOOTER_LEN, Footer};
-use crate::archive::lock::{check_is_at, open_partial};
+use crate::archive::lock::{check_is_at, is_at, open_partial};
 use crate::archive::parity::file::{ParityFile, discard, read_what_can_be};
 use crate::archive::parity::standing::{Standing, standing};
 use crate::archive::parity::window::Group;
 use crate::archive::reader::Archive;
-use crate::checkpoint::{Writeback, disk, is_same_file, lock, sync_dir};
+use crate::checkpoint::{Writeback, disk, lock, sync_dir};
 use crate::error::{Error, Result, ResultExt};
 
 /// Bytes copied at a time, and the least that is given up where the disk cannot be read.
@@ -87,7 +87,7 @@ impl<'a> Mended<'a> {
             let text = format!("{} exists; replace it with --force", path.display());
             return Err(Error::invalid_argument(text));
         }
-        if output.is_some() && is_at_path(&damaged.file, &path) {
+        if output.is_some() && is_at(&damaged.file, &path) {
             let text = format!("{} is the damaged archive; leave --output out", path.display());
             return Err(Error::invalid_argument(text));
         }
@@ -195,10 +195,4 @@ impl Drop for Mended<'_> {
     fn drop(&mut self) {
         let _ = self.file.unlock();
     }
-}
-
-/// Whether `path` leads to this open file.
-fn is_at_path(file: &File, path: &Path) -> bool {
-    let both = file.metadata().ok().zip(fs::metadata(path).ok());
-    both.is_some_and(|(open, named)| is_same_file(&open, &named))
 }
