@@ -279,9 +279,7 @@ fn parameters<'a>(
         write_trial(task, vector, point.map(|x| x as f32), &checkpoint)?;
         let found = score.of(&checkpoint);
         // The signal that ends the run ends a command too, which then has no score.
-        if task.observer.is_cancelled() {
-            return Err(Error::interrupted());
-        }
+        task.observer.check()?;
         let found = found?;
         let [lambda, eta] = point;
         notes.push(format!("lambda {lambda:.4}, eta {eta:.4}: score {found}"));

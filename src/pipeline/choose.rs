@@ -9,7 +9,7 @@
 
 use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Result, ResultExt};
 use crate::method::{DeltaDq, LossyMethod, MatrixPlan, Method, TileAt};
 use crate::pipeline::calibration::Calibration;
 use crate::pipeline::identity::mask_place;
@@ -73,9 +73,7 @@ fn best_group(
         || Ok(State::default()),
         |state, strip| trial.errors(state, &strip),
         |errors| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             sums.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
             Ok(())
         },

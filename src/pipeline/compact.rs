@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::archive::{self, Upkeep};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::options::{Observer, UpkeepOptions};
 use crate::pipeline::parity;
@@ -36,9 +36,7 @@ pub fn compact_with(
     let started = Instant::now();
     let before = parity::present(archive);
     let done = archive::compact(archive, |done, total| {
-        if observer.is_cancelled() {
-            return Err(Error::interrupted());
-        }
+        observer.check()?;
         observer.progress(done, total);
         Ok(())
     })?;

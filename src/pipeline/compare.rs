@@ -48,9 +48,7 @@ pub fn compare(
         || Ok(Vec::new()),
         |buffer, job| Ok((job.tensor, job.a.len() as u64, job.sums(buffer))),
         |(i, n, part)| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             sums[i].add(&part);
             done += n;
             observer.progress(done, total);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::archive::{self, Archive, Origin, Rehash, Rehashed, Rescued, Stored, TensorHashes};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
@@ -44,9 +44,7 @@ pub fn recover(
     let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });
     let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);
     let found = archive::recover(archive, output, options.force, anew, |done, total| {
-        if observer.is_cancelled() {
-            return Err(Error::interrupted());
-        }
+        observer.check()?;
         observer.progress(done, total);
         Ok(())
     })?;
@@ -127,9 +125,7 @@ fn decode(
         DecodeState::new,
         |state, job| stage.examine(state, job, true),
         |examined| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             match examined {
                 Examined::Damaged(bad) => {
                     broken = Some(bad.tensor);

@@ -133,9 +133,7 @@ impl<'a> Run<'a> {
         let mut mended = Mended::begin(damaged, options.output.as_deref(), options.force)?;
         let total = damaged.len()?;
         mended.copy(covered, |done| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             observer.progress(done, total);
             Ok(())
         })?;

@@ -241,9 +241,7 @@ fn write_tensors(
             Ok(tile)
         },
         move |tile: Decoded| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             let checked = check.add(&tile)?;
             if checked == Some(false) {
                 return Err(Error::corrupt(format!(

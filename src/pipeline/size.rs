@@ -62,9 +62,7 @@ fn sources(inputs: &Inputs, observer: &dyn Observer) -> Result<Vec<(f64, u64)>> 
     let mut scratch = Scratch::default();
     let mut found = Vec::new();
     for tensor in lossy_tensors(inputs) {
-        if observer.is_cancelled() {
-            return Err(Error::interrupted());
-        }
+        observer.check()?;
         let Some(strip) = Strip::read(inputs, tensor, SHARE)? else { continue };
         let delta = strip.delta();
         let mut energy = 0.0;

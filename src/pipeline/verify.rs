@@ -208,9 +208,7 @@ impl Run<'_> {
         whose: impl Fn(u64) -> Whose<'s>,
     ) -> Result<()> {
         for (part, len) in (0..).zip(lens) {
-            if self.observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            self.observer.check()?;
             let (variant, item) = (stored.id, item as u32);
             let wanted = Label { kind, codec: 0, variant, item, part };
             match self.archive.check_header(at, *len, wanted) {
@@ -254,9 +252,7 @@ impl Run<'_> {
             DecodeState::new,
             |state, job| stage.examine(state, job, stage.base.is_some()),
             |examined| {
-                if self.observer.is_cancelled() {
-                    return Err(Error::interrupted());
-                }
+                self.observer.check()?;
                 match examined {
                     Examined::Whole(tile) => {
                         done += self.whole(stage, &mut check, tile, broken)?;
@@ -374,9 +370,7 @@ impl Run<'_> {
         let archive = self.archive;
         let bodies = matches!(self.options.level, VerifyLevel::Frames | VerifyLevel::Decode(_));
         let headers = archive.examine_file(whole, bodies, &mut |stray: Stray| {
-            if self.observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            self.observer.check()?;
             let mut entries = archive.index.entries.iter();
             let entry = stray.variant.and_then(|id| entries.find(|e| e.id == id));
             let whose = entry.map_or(Whose::Nobody, |e| Whose::Variant(&e.name));

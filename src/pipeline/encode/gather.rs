@@ -1,6 +1,6 @@
 //! What the sink makes of tiles that were worked on.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::pipeline::encode::{Done, EncodedTile};
 use crate::pipeline::known::survey_at;
 use crate::pipeline::merge::Merger;
@@ -65,9 +65,7 @@ where
 
     /// Adds the next tile in order.
     pub(super) fn add(&mut self, mut worked: Worked) -> Result<()> {
-        if self.observer.is_cancelled() {
-            return Err(Error::interrupted());
-        }
+        self.observer.check()?;
         self.done += worked.n_bytes;
         self.observer.progress(self.done, self.total);
         self.tell(&mut worked)?;

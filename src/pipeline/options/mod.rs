@@ -231,6 +231,16 @@ pub trait Observer: Sync {
     fn is_cancelled(&self) -> bool;
 }
 
+impl dyn Observer + '_ {
+    /// Ends the run if it should stop.
+    ///
+    /// # Errors
+    /// `Interrupted` if it should.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::interrupted()) } else { Ok(()) }
+    }
+}
+
 /// Says nothing and never stops.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;

@@ -192,9 +192,7 @@ fn write(
             Ok((groups, tables, parity))
         },
         |(groups, tables, parity)| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             writer.add(groups.end - groups.start, &tables, &parity)?;
             observer.progress(done(layout, groups.end), layout.len);
             Ok(())

@@ -125,9 +125,7 @@ pub(crate) fn scan(
             Ok(found)
         },
         |found| {
-            if observer.is_cancelled() {
-                return Err(Error::interrupted());
-            }
+            observer.check()?;
             for group in &found {
                 group.table.iter().for_each(|table| root.update(table.bytes()));
                 out.add(layout, group);

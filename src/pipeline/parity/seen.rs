@@ -47,10 +47,6 @@ pub(crate) fn report(
     if report.state == ParityState::Foreign || !(is_deep || is_damaged) {
         return Ok(Some(report));
     }
-    let is_cancelled = || match observer.is_cancelled() {
-        true => Err(Error::interrupted()),
-        false => Ok(()),
-    };
     let with = (&options.resources, observer);
     let found = if is_damaged {
         let look = Look { at_parity: true, mends: false };
@@ -58,7 +54,7 @@ pub(crate) fn report(
             .map(|found| (found.bad_parity, Some(found.bad_blocks > 0 && found.can_be_mended())))
     } else {
         // The archive's own checksums were held to.
-        opened.check(is_cancelled).map(|bad| (bad, None))
+        opened.check(|| observer.check()).map(|bad| (bad, None))
     };
     match found {
         Ok((bad, mendable)) => (report.damaged_blocks, report.mendable) = (bad, mendable),
