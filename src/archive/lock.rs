@@ -7,16 +7,16 @@ use std::path::Path;
 
 use crate::archive::reader::Archive;
 use crate::checkpoint::disk::{self, TempPath, parent_of};
-use crate::checkpoint::{hidden_name, is_same_file, lock};
+use crate::checkpoint::{Locked, hidden_name, is_same_file};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Opens the archive at `path` for writing, with the writers' lock, which goes with the file.
+/// Opens the archive at `path` for writing, with the writers' lock.
 ///
 /// # Errors
 /// `Io` if another process is writing to it; what [`Archive::open`] says.
-pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
+pub(super) fn open_archive(path: &Path) -> Result<(Locked, Archive)> {
     let file = disk::open(path).map_err(|e| Error::io("open for writing", path, e))?;
-    lock(&file, path)?;
+    let file = Locked::new(file, path)?;
     // Through the locked file: another process may have put a new one under this name meanwhile.
     let locked = file.try_clone().map_err(|e| Error::io("open", path, e))?;
     let archive = Archive::from_file(locked, path)?;
@@ -29,7 +29,7 @@ pub(super) fn open_archive(path: &Path) -> Result<(File, Archive)> {
 ///
 /// # Errors
 /// `Io` if another process is writing it.
-pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> {
+pub(super) fn open_partial(path: &Path, role: &str) -> Result<(Locked, TempPath)> {
     let partial = parent_of(path).join(hidden_name(path.file_name().unwrap_or_default(), role));
     let failed = |e| Error::io("create", &partial, e);
     loop {
@@ -37,8 +37,7 @@ pub(super) fn open_partial(path: &Path, role: &str) -> Result<(File, TempPath)> 
             let text = format!("{} is no file; remove it and run again", partial.display());
             return Err(Error::invalid_argument(text));
         }
-        let file = disk::open_or_create(&partial).map_err(failed)?;
-        lock(&file, path)?;
+        let file = Locked::new(disk::open_or_create(&partial).map_err(failed)?, path)?;
         let named = fs::symlink_metadata(&partial);
         // Whoever held the lock before may have renamed or removed it.
         if is_same(file.metadata().ok(), named.ok()) {

@@ -87,7 +87,6 @@ pub(crate) fn compact(
     }
     check_is_at(&lock, path)?;
     let bytes_after = writer.finish(index)?;
-    let _ = lock.unlock();
     Ok(Upkeep { variants: names(&entries), bytes_before: before, bytes_after })
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::disk::{self, parent_of};
 use crate::checkpoint::replace::{hidden_name, remove_files};
-use crate::checkpoint::sys;
+use crate::checkpoint::sys::{self, Locked};
 use crate::error::{Error, Result};
 
 /// Says what the shards in the directory are of.
@@ -17,8 +17,7 @@ const IDENTITY_FILE: &str = ".delta-stream-resume";
 #[derive(Debug)]
 pub(super) struct PartialDir {
     path: PathBuf,
-    /// The lock goes with the open directory.
-    lock: File,
+    _lock: Locked,
     /// Whether it stays when it is dropped.
     stays: bool,
 }
@@ -44,7 +43,7 @@ impl PartialDir {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(failed)?,
             };
-            sys::lock(&lock, dir)?;
+            let lock = Locked::new(lock, dir)?;
             // Whoever held the lock before may have renamed or removed it.
             let named = match fs::symlink_metadata(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -56,7 +55,7 @@ impl PartialDir {
             }
             let open = lock.metadata().map_err(failed)?;
             if sys::is_same_file(&open, &named) {
-                return Ok(Self { path, lock, stays: false });
+                return Ok(Self { path, _lock: lock, stays: false });
             }
         }
     }
@@ -121,6 +120,5 @@ impl Drop for PartialDir {
         if !self.stays {
             disk::discard_dir(&self.path);
         }
-        let _ = self.lock.unlock();
     }
 }

@@ -3,8 +3,10 @@
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -131,19 +133,45 @@ pub(super) fn device(metadata: &Metadata) -> u64 {
     metadata.dev()
 }
 
-/// Takes the lock of whoever writes `path`, which goes with the open file.
-///
-/// # Errors
-/// `Io` if another process has it.
-pub(crate) fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => {
-            let text =
-                format!("{} is being written by another process; wait for it", path.display());
-            Err(Error::new(ErrorKind::Io, text))
+/// An open file with the writers' lock, which goes when this is dropped, whoever reads the file on.
+#[derive(Debug)]
+pub(crate) struct Locked(Arc<File>);
+
+impl Locked {
+    /// Locks a file for the writer of `path` alone.
+    ///
+    /// # Errors
+    /// `Io` if another process has it locked, or the file system has no locks.
+    pub(crate) fn new(file: File, path: &Path) -> Result<Self> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(Arc::new(file))),
+            Err(TryLockError::WouldBlock) => {
+                let text =
+                    format!("{} is being written by another process; wait for it", path.display());
+                Err(Error::new(ErrorKind::Io, text))
+            }
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+    }
+
+    /// A file that needs no lock: it is not written, or nobody else can open it.
+    pub(crate) fn unneeded(file: File) -> Self {
+        Self(Arc::new(file))
+    }
+}
+
+impl Deref for Locked {
+    type Target = Arc<File>;
+
+    fn deref(&self) -> &Arc<File> {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing it would do if nobody else had it open: a process that is being started may, for a moment.
+        let _ = self.0.unlock();
     }
 }
 
@@ -188,6 +216,24 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_goes_with_its_guard_though_the_file_stays_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"bytes").unwrap();
+        let open = || File::open(&path).unwrap();
+        let locked = Locked::new(open(), &path).unwrap();
+        let reader = Arc::clone(&locked);
+        let busy = Locked::new(open(), &path).unwrap_err();
+        assert!(busy.to_string().contains("another process"), "{busy}");
+        // Another file of the same name, without the lock, gives up none.
+        drop(Locked::unneeded(open()));
+        assert!(Locked::new(open(), &path).is_err());
+        drop(locked);
+        let _again = Locked::new(open(), &path).unwrap();
+        assert_eq!(reader.metadata().unwrap().len(), 5);
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

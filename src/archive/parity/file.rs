@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::archive::format::Footer;
 use crate::archive::lock::open_partial;
 use crate::archive::parity::layout::{HASH_LEN, HEADER_LEN, Header, Layout};
-use crate::checkpoint::{Writeback, disk, sync_dir};
+use crate::checkpoint::{Locked, Writeback, disk, sync_dir};
 use crate::error::{Error, Result, ResultExt};
 
 /// `NAME.parity` beside the file that `archive` leads to.
@@ -191,7 +191,7 @@ pub(super) fn read_what_can_be(file: &File, at: u64, out: &mut [u8], step: usize
 
 /// A parity file being written, beside the archive and hidden until it is whole.
 pub(crate) struct ParityWriter {
-    file: File,
+    file: Locked,
     temp: Option<disk::TempPath>,
     path: PathBuf,
     share: u32,
@@ -254,12 +254,5 @@ impl ParityWriter {
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         disk::write_all_at(&self.file, bytes, at).map_err(|e| Error::io("write to", &self.path, e))
-    }
-}
-
-impl Drop for ParityWriter {
-    fn drop(&mut self) {
-        // A process that is being started may have the file open for a moment longer.
-        let _ = self.file.unlock();
     }
 }

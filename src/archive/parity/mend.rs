@@ -10,7 +10,7 @@ use crate::archive::parity::file::{ParityFile, discard, read_what_can_be};
 use crate::archive::parity::standing::{Standing, standing};
 use crate::archive::parity::window::Group;
 use crate::archive::reader::Archive;
-use crate::checkpoint::{Writeback, disk, lock, sync_dir};
+use crate::checkpoint::{Locked, Writeback, disk, sync_dir};
 use crate::error::{Error, Result, ResultExt};
 
 /// Bytes copied at a time, and the least that is given up where the disk cannot be read.
@@ -20,9 +20,9 @@ const SECTOR: usize = 4 << 10;
 /// A damaged archive, opened with the writers' lock where it is to be replaced.
 #[derive(Debug)]
 pub(crate) struct Damaged {
-    pub(crate) file: File,
+    pub(crate) file: Locked,
     pub(crate) path: PathBuf,
-    locked: bool,
+    is_to_go: bool,
 }
 
 impl Damaged {
@@ -35,11 +35,12 @@ impl Damaged {
         let path = fs::canonicalize(path).map_err(|e| Error::io("open", path, e))?;
         let open = if to_replace { disk::open(&path) } else { File::open(&path) };
         let file = open.map_err(|e| Error::io("open", &path, e))?;
-        if to_replace {
-            lock(&file, &path)?;
-            check_is_at(&file, &path)?;
+        if !to_replace {
+            return Ok(Self { file: Locked::unneeded(file), path, is_to_go: false });
         }
-        Ok(Self { file, path, locked: to_replace })
+        let file = Locked::new(file, &path)?;
+        check_is_at(&file, &path)?;
+        Ok(Self { file, path, is_to_go: true })
     }
 
     /// Bytes of the file.
@@ -54,19 +55,10 @@ impl Damaged {
     }
 }
 
-impl Drop for Damaged {
-    fn drop(&mut self) {
-        if self.locked {
-            // A process that is being started may have the file open for a moment longer.
-            let _ = self.file.unlock();
-        }
-    }
-}
-
 /// A copy of a damaged archive, hidden until it is whole.
 pub(crate) struct Mended<'a> {
     damaged: &'a Damaged,
-    pub(crate) file: File,
+    pub(crate) file: Locked,
     temp: Option<disk::TempPath>,
     /// Where it will stand, and whether over what is there.
     path: PathBuf,
@@ -171,8 +163,7 @@ impl<'a> Mended<'a> {
         disk::set_permissions(&self.file, metadata.permissions())
             .map_err(|e| Error::io("set the permissions of the new", &self.path, e))?;
         self.writeback.sync(&self.file).map_err(|e| Error::io("sync", &self.path, e))?;
-        let is_in_place = self.damaged.locked;
-        if is_in_place {
+        if self.damaged.is_to_go {
             check_is_at(&self.damaged.file, &self.damaged.path)?;
         } else if self.force || !self.path.exists() {
             // It is of whatever stood there.
@@ -188,11 +179,5 @@ impl<'a> Mended<'a> {
         let synced = sync_dir(disk::parent_of(&self.path));
         synced.context(|| "the mended archive is complete and in place".to_owned())?;
         Ok(self.len)
-    }
-}
-
-impl Drop for Mended<'_> {
-    fn drop(&mut self) {
-        let _ = self.file.unlock();
     }
 }

@@ -11,7 +11,6 @@ mod mend;
 mod standing;
 mod window;
 
-use std::fs::File;
 use std::path::Path;
 
 pub(crate) use code::Coder;
@@ -22,6 +21,7 @@ pub(crate) use standing::Standing;
 pub(crate) use window::{Group, Look, Window};
 
 use crate::archive::lock::open_archive;
+use crate::checkpoint::Locked;
 use crate::error::Result;
 
 /// Begins the parity file of what the archive at `path` commits, `share` millionths of it. The archive is locked
@@ -29,7 +29,7 @@ use crate::error::Result;
 ///
 /// # Errors
 /// `Io`, also if another process is writing; what [`Archive::open`](crate::archive::Archive::open) says.
-pub(crate) fn begin(path: &Path, share: u32) -> Result<(File, ParityWriter, Layout)> {
+pub(crate) fn begin(path: &Path, share: u32) -> Result<(Locked, ParityWriter, Layout)> {
     let (file, archive) = open_archive(path)?;
     let layout = Layout::choose(archive.committed_len(), share);
     let writer = ParityWriter::create(path, share, layout, archive.footer)?;

@@ -8,7 +8,7 @@
 mod journal;
 mod resume;
 
-use std::fs::{File, Permissions};
+use std::fs::Permissions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) use crate::archive::writer::journal::entries;
 pub(crate) use crate::archive::writer::journal::{Note, SealNote, Sums, SurveyAt, TileNote};
 use crate::archive::writer::resume::Rest;
 pub(crate) use crate::archive::writer::resume::{Expected, Kept, KeptTile};
-use crate::checkpoint::{Writeback, disk, sync_dir};
+use crate::checkpoint::{Locked, Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
 
@@ -41,7 +41,7 @@ pub(crate) struct Place {
 
 /// An archive being written: one generation, with the variants and base vectors it adds.
 pub(crate) struct ArchiveWriter {
-    file: Arc<File>,
+    file: Locked,
     path: PathBuf,
     /// A new archive grows under a temporary name.
     temp: Option<disk::TempPath>,
@@ -103,6 +103,7 @@ impl ArchiveWriter {
     pub(crate) fn dry() -> Result<Self> {
         let path = Path::new("an archive that is not written");
         let file = disk::create_unnamed().map_err(|e| Error::io("create a file for", path, e))?;
+        let file = Locked::unneeded(file);
         let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
         writer.dry = true;
         writer.write(PREAMBLE)?;
@@ -125,13 +126,13 @@ impl ArchiveWriter {
     }
 
     /// As [`Self::append`], with an archive that was opened with the lock already.
-    pub(super) fn go_on(file: File, archive: Archive, path: &Path) -> Result<Self> {
+    pub(super) fn go_on(file: Locked, archive: Archive, path: &Path) -> Result<Self> {
         let writer = Self::behind(file, archive, path)?;
         writer.start_over()?;
         Ok(writer)
     }
 
-    fn behind(file: File, archive: Archive, path: &Path) -> Result<Self> {
+    fn behind(file: Locked, archive: Archive, path: &Path) -> Result<Self> {
         let generation = next_generation(&archive)?;
         let end = archive.committed_len();
         Self::new(file, path, end, archive.index, generation, archive.footer.offset)
@@ -157,7 +158,7 @@ impl ArchiveWriter {
     }
 
     fn new(
-        file: File,
+        file: Locked,
         path: &Path,
         start: u64,
         index: Index,
@@ -165,7 +166,7 @@ impl ArchiveWriter {
         previous: u64,
     ) -> Result<Self> {
         Ok(Self {
-            file: Arc::new(file),
+            file,
             path: path.to_owned(),
             temp: None,
             force: false,
@@ -388,8 +389,6 @@ impl Drop for ArchiveWriter {
         if !self.committed && !self.dry {
             self.give_up();
         }
-        // A process that is being started may have the file open for a moment longer.
-        let _ = self.file.unlock();
     }
 }
 

@@ -154,13 +154,10 @@ fn make(
     observer: &dyn Observer,
 ) -> Result<ParityReport> {
     let (file, mut writer, layout) = parity::begin(archive, share.millionths)?;
-    let made = write(&file, archive, &layout, &mut writer, resources, observer);
-    // A process that is being started may have the file open for a moment longer.
-    let finished = made.and_then(|()| writer.finish());
-    let _ = file.unlock();
+    write(&file, archive, &layout, &mut writer, resources, observer)?;
     Ok(ParityReport {
         percent: share.as_percent(),
-        bytes: finished?,
+        bytes: writer.finish()?,
         covered_bytes: layout.len,
         state: ParityState::Current,
         damaged_blocks: 0,
