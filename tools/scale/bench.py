@@ -97,7 +97,7 @@ class Bench:
 
     def output_files(self):
         """Files being written: under the temporary name of the directory, or under its own."""
-        partial = f".{self.out.name}.partial-*"
+        partial = f".{self.out.name}.partial"
         return [f for d in [*self.dir.glob(partial), self.out] for f in d.glob("*.safetensors")]
 
     def check_files(self, verb, source):
