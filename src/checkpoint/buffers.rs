@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions};
 
-/// Bytes of a block. Disks and what lies below them work in pieces of up to 2 MiB: blocks of half a piece,
-/// or across two, took twice the time.
-pub(super) const BLOCK: u64 = 4 << 20;
+/// Bytes that a disk is asked for at once. Disks and what lies below them work in pieces of up to 2 MiB: requests
+/// of half a piece, or across two, took twice the time.
+pub(super) const REQUEST: u64 = 4 << 20;
 /// Buffers beyond this are given back to the system: tiles have 4 MiB at most.
 const MAX_POOLED_BYTES: usize = 8 << 20;
 
@@ -35,15 +35,15 @@ impl Pool {
     }
 }
 
-/// [`BLOCK`] bytes that a disk can read into by itself.
+/// Bytes that a disk can read into by itself.
 #[derive(Debug)]
 pub(super) struct Block(MmapMut);
 
 impl Block {
     /// # Errors
     /// If the system has no memory.
-    pub(super) fn new() -> io::Result<Self> {
-        let memory = MmapOptions::new().len(BLOCK as usize).map_anon()?;
+    pub(super) fn new(len: u64) -> io::Result<Self> {
+        let memory = MmapOptions::new().len(len as usize).map_anon()?;
         // In huge pages the disk is told of two places, not of a thousand.
         #[cfg(target_os = "linux")]
         let _ = memory.advise(memmap2::Advice::HugePage);
@@ -65,14 +65,14 @@ impl DerefMut for Block {
     }
 }
 
-/// Blocks between two uses.
+/// Blocks of [`REQUEST`] bytes between two uses.
 #[derive(Debug, Default)]
 pub(super) struct Blocks(Mutex<Vec<Block>>);
 
 impl Blocks {
     pub(super) fn take(&self) -> io::Result<Block> {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.map_or_else(Block::new, Ok)
+        spare.map_or_else(|| Block::new(REQUEST), Ok)
     }
 
     pub(super) fn give(&self, block: Block) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::buffers::Block;
@@ -9,9 +10,14 @@ use crate::checkpoint::buffers::Block;
 /// File and number of a block.
 pub(super) type Place = (usize, u64);
 
+/// Blocks that nobody looks at for long, at least.
+pub(super) const LEAST_BLOCKS: usize = 3;
+
 /// At most so many blocks, of which those used last stay.
 #[derive(Debug)]
 pub(super) struct BlockCache {
+    /// Bytes of a block.
+    block_len: u64,
     state: Mutex<State>,
     /// A block came, or nobody looks at one any more.
     changed: Condvar,
@@ -36,10 +42,10 @@ struct Slot {
 }
 
 impl BlockCache {
-    /// One of at most `most` blocks; at least 1.
-    pub(super) fn new(most: usize) -> Self {
+    /// One of at most `most` blocks, at least 1, of `block_len` bytes.
+    pub(super) fn new(block_len: u64, most: usize) -> Self {
         let state = State { most, ..State::default() };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+        Self { block_len, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// Holds at most so many blocks from now on; never fewer than before.
@@ -57,15 +63,41 @@ impl BlockCache {
         place: Place,
         load: impl FnOnce(&mut Block) -> io::Result<()>,
     ) -> io::Result<Arc<Block>> {
+        let found = self.find(place, false, load)?;
+        found.ok_or_else(|| io::ErrorKind::Other.into())
+    }
+
+    /// The same for somebody who will look at it for long; none if too few would be left for those who only copy
+    /// and then give back: nobody is to wait for a block while others wait for theirs.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn get_for_long(
+        &self,
+        place: Place,
+        load: impl FnOnce(&mut Block) -> io::Result<()>,
+    ) -> io::Result<Option<Arc<Block>>> {
+        self.find(place, true, load)
+    }
+
+    fn find(
+        &self,
+        place: Place,
+        for_long: bool,
+        load: impl FnOnce(&mut Block) -> io::Result<()>,
+    ) -> io::Result<Option<Arc<Block>>> {
         let mut state = self.lock();
         loop {
+            if for_long && state.n_in_use() + LEAST_BLOCKS >= state.most {
+                return Ok(None);
+            }
             if let Some(at) = state.held.get(&place).copied() {
                 if let Some(block) = state.touch(at) {
-                    return Ok(block);
+                    return Ok(Some(block));
                 }
-            } else if let Some((at, block)) = state.make_room(place)? {
+            } else if let Some((at, block)) = state.make_room(place, self.block_len)? {
                 drop(state);
-                return self.bring(at, block, load);
+                return self.bring(at, block, load).map(Some);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -77,7 +109,7 @@ impl BlockCache {
         if state.held.contains_key(&place) {
             return;
         }
-        if let Ok(Some((at, block))) = state.make_room(place) {
+        if let Ok(Some((at, block))) = state.make_room(place, self.block_len) {
             drop(state);
             let _ = self.bring(at, block, load);
         }
@@ -126,7 +158,52 @@ impl BlockCache {
     }
 }
 
+/// Bytes of a block that somebody looks at.
+#[derive(Debug)]
+pub(super) struct Shared {
+    cache: Arc<BlockCache>,
+    place: Place,
+    /// None only while it is dropped.
+    block: Option<Arc<Block>>,
+    range: Range<usize>,
+    is_done: bool,
+}
+
+impl Shared {
+    /// A range of a block that the cache gave; given back with this.
+    pub(super) fn new(
+        cache: Arc<BlockCache>,
+        (place, block): (Place, Arc<Block>),
+        range: Range<usize>,
+        is_done: bool,
+    ) -> Self {
+        Self { cache, place, block: Some(block), range, is_done }
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.block.as_ref().map_or(&[], |block| &block[self.range.clone()])
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            self.cache.back(self.place, block, self.is_done);
+        }
+    }
+}
+
 impl State {
+    /// Blocks that are looked at, or on their way.
+    fn n_in_use(&self) -> usize {
+        let in_use = |s: &&Slot| s.bytes.as_ref().is_none_or(|b| Arc::strong_count(b) > 1);
+        self.slots.iter().filter(in_use).count()
+    }
+
     fn touch(&mut self, at: usize) -> Option<Arc<Block>> {
         self.clock += 1;
         self.slots[at].used = self.clock;
@@ -134,7 +211,7 @@ impl State {
     }
 
     /// A slot for a block and the memory it had; none while all are looked at or coming.
-    fn make_room(&mut self, place: Place) -> io::Result<Option<(usize, Arc<Block>)>> {
+    fn make_room(&mut self, place: Place, len: u64) -> io::Result<Option<(usize, Arc<Block>)>> {
         let may_grow = self.slots.len() < self.most;
         let is_free = |s: &Slot| s.bytes.as_ref().is_some_and(|b| Arc::strong_count(b) == 1);
         let free = self.slots.iter_mut().enumerate().filter(|(_, slot)| is_free(slot));
@@ -144,7 +221,7 @@ impl State {
         let (at, block) = match oldest.and_then(|(at, slot)| Some((at, slot.bytes.take()?))) {
             Some(found) => found,
             None if may_grow => {
-                let block = Arc::new(Block::new()?);
+                let block = Arc::new(Block::new(len)?);
                 self.slots.push(Slot { place: None, used: 0, bytes: None });
                 (self.slots.len() - 1, block)
             }
@@ -191,7 +268,7 @@ mod tests {
 
     #[test]
     fn those_done_with_make_room_first_and_then_those_used_longest_ago() {
-        let cache = BlockCache::new(2);
+        let cache = BlockCache::new(4096, 2);
         cache.grow(3);
         (0..3).for_each(|n| take(&cache, n, n == 1));
         take(&cache, 3, false);
@@ -202,8 +279,25 @@ mod tests {
     }
 
     #[test]
+    fn some_are_left_to_those_who_only_copy() {
+        let cache = Arc::new(BlockCache::new(4096, LEAST_BLOCKS + 2));
+        let share = |n| {
+            let block = cache.get_for_long((0, n), fill(n)).unwrap()?;
+            Some(Shared::new(Arc::clone(&cache), ((0, n), block), 0..8, n == 1))
+        };
+        let (first, second) = (share(0).unwrap(), share(1).unwrap());
+        assert!(share(2).is_none() && !cache.has((0, 2)));
+        (2..9).for_each(|n| take(&cache, n, false));
+        assert_eq!((first[0], second[0], held(&cache)), (0, 1, vec![0, 1, 6, 7, 8]));
+        drop(second);
+        // It was done with, and is the first to go.
+        take(&cache, 9, false);
+        assert_eq!(held(&cache), [0, 6, 7, 8, 9]);
+    }
+
+    #[test]
     fn what_failed_is_told_once_and_read_again() {
-        let cache = BlockCache::new(1);
+        let cache = BlockCache::new(4096, 1);
         take(&cache, 0, false);
         let fail = |_: &mut Block| Err(io::ErrorKind::UnexpectedEof.into());
         cache.fetch((0, 1), fail);
@@ -217,7 +311,7 @@ mod tests {
     #[test]
     fn many_threads_get_what_they_ask_for_and_no_block_comes_twice_while_there_is_room() {
         for (most, n_blocks) in [(1, 9), (2, 9), (9, 9)] {
-            let (cache, loads) = (BlockCache::new(most), AtomicUsize::new(0));
+            let (cache, loads) = (BlockCache::new(4096, most), AtomicUsize::new(0));
             std::thread::scope(|scope| {
                 for thread in 0..4u64 {
                     let (cache, loads) = (&cache, &loads);

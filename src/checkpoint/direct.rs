@@ -9,20 +9,21 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::checkpoint::Shard;
-use crate::checkpoint::buffers::{BLOCK, Block};
-use crate::checkpoint::cache::BlockCache;
+use crate::checkpoint::buffers::{Block, REQUEST};
+use crate::checkpoint::cache::{BlockCache, LEAST_BLOCKS, Shared};
 use crate::checkpoint::sys;
 
-/// Blocks that are kept at least: a tile may begin in one and end in the next.
-const LEAST_BLOCKS: u64 = 3;
+/// Bytes of a block: two requests, so that few tiles begin in one and end in the next.
+const BLOCK: u64 = 2 * REQUEST;
 
 /// The shards of a checkpoint, or an archive, opened a second time for such reads.
 #[derive(Debug)]
 pub(crate) struct Direct {
     files: Vec<DirectFile>,
-    cache: BlockCache,
+    cache: Arc<BlockCache>,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Direct {
     }
 
     fn of(files: Vec<DirectFile>) -> Self {
-        Self { files, cache: BlockCache::new(LEAST_BLOCKS as usize) }
+        Self { files, cache: Arc::new(BlockCache::new(BLOCK, LEAST_BLOCKS)) }
     }
 
     /// Fills `out` from `offset` of a shard. Of bytes that are read for the last time, blocks that end here make
@@ -98,6 +99,31 @@ impl Direct {
         Ok(())
     }
 
+    /// `len` bytes from `offset` of a shard as they lie in a block, if they lie in one and it can be spared; of
+    /// bytes that are read for the last time as with [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn share(
+        &self,
+        shard_idx: usize,
+        offset: u64,
+        len: usize,
+        is_last: bool,
+    ) -> io::Result<Option<Shared>> {
+        let (number, end) = (offset / BLOCK, offset + len as u64);
+        if end > (number + 1) * BLOCK {
+            return Ok(None);
+        }
+        let place = (shard_idx, number);
+        let load = |block: &mut Block| self.files[shard_idx].read_block(number, block);
+        let Some(block) = self.cache.get_for_long(place, load)? else { return Ok(None) };
+        let start = (offset - number * BLOCK) as usize;
+        let is_done = is_last && end == (number + 1) * BLOCK;
+        let cache = Arc::clone(&self.cache);
+        Ok(Some(Shared::new(cache, (place, block), start..start + len, is_done)))
+    }
+
     /// The blocks that `len` bytes from `offset` of a shard lie in, which are not here yet.
     pub(crate) fn to_fetch(
         &self,
@@ -113,12 +139,12 @@ impl Direct {
     /// Makes room for so many bytes more than the last ones read: those that are fetched ahead, and those of a
     /// few tensors which are read again.
     pub(crate) fn keep(&self, bytes: u64) {
-        self.cache.grow((LEAST_BLOCKS + bytes.div_ceil(BLOCK)) as usize);
+        self.cache.grow(LEAST_BLOCKS + bytes.div_ceil(BLOCK) as usize);
     }
 
     /// Bytes of the blocks that are kept at least.
     pub(crate) fn least_bytes(&self) -> u64 {
-        LEAST_BLOCKS * BLOCK
+        LEAST_BLOCKS as u64 * BLOCK
     }
 }
 
@@ -138,7 +164,8 @@ impl DirectFile {
         let wanted = (range.end - range.start) as usize;
         let mut done = 0;
         while done < wanted {
-            done += match sys::read_at(&self.file, &mut out[done..], range.start + done as u64) {
+            let end = out.len().min(done + REQUEST as usize);
+            done += match sys::read_at(&self.file, &mut out[done..end], range.start + done as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,

@@ -9,9 +9,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::buffers::{BLOCK, Block, Blocks};
+use crate::checkpoint::buffers::{Block, Blocks, REQUEST};
 use crate::checkpoint::{disk, sys};
 
+/// Bytes of a block: they are written at once.
+const BLOCK: u64 = REQUEST;
 /// Blocks of one file that are filled at once; of one more, the first is written as far as it has come.
 /// Tiles under way seldom touch more: tensors come in the order in which they lie.
 const MOST_OPEN: usize = 16;

@@ -189,11 +189,13 @@ impl Source {
                 return Ok(Window::new(bytes));
             }
         }
-        match &self.direct {
-            Some(direct) => {
-                self.fill(shard, len, |out| direct.read(shard_idx, offset, out, is_last))
-            }
-            None => self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset)),
+        let Some(direct) = &self.direct else {
+            return self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset));
+        };
+        match direct.share(shard_idx, offset, len, is_last) {
+            Ok(None) => self.fill(shard, len, |out| direct.read(shard_idx, offset, out, is_last)),
+            Ok(Some(shared)) => Ok(Window::new(Bytes::Shared(shared))),
+            Err(e) => Err(shard.unread(len, e)),
         }
     }
 
@@ -226,10 +228,7 @@ impl Source {
             Ok(()) => Ok(Window::new(Bytes::Read { buffer, len, pool: Arc::clone(&self.pool) })),
             Err(e) => {
                 self.pool.give(buffer);
-                if e.kind() == std::io::ErrorKind::UnexpectedEof {
-                    return Err(cut_short(&shard.path, e));
-                }
-                Err(Error::io("read", &shard.path, e).context(format!("{len} bytes")))
+                Err(shard.unread(len, e))
             }
         }
     }
@@ -301,6 +300,14 @@ impl SourceFile {
                 self.len
             ),
         ))
+    }
+
+    /// Why `len` bytes of it cannot be had.
+    fn unread(&self, len: usize, e: std::io::Error) -> Error {
+        if e.kind() == std::io::ErrorKind::UnexpectedEof {
+            return cut_short(&self.path, e);
+        }
+        Error::io("read", &self.path, e).context(format!("{len} bytes"))
     }
 
     /// A map that holds the `len` bytes at `offset`, and where in it they start. None where the system

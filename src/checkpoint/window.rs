@@ -10,6 +10,7 @@ use memmap2::Mmap;
 
 use crate::checkpoint::behind::Behind;
 use crate::checkpoint::buffers::Pool;
+use crate::checkpoint::cache::Shared;
 #[cfg(target_os = "linux")]
 use crate::checkpoint::sys;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,6 +33,8 @@ pub(super) enum Bytes {
         /// For messages.
         path: Arc<Path>,
     },
+    /// Of a block that others may look at too.
+    Shared(Shared),
     /// The first `len` bytes of a buffer that goes back to its pool.
     Read {
         buffer: Vec<u8>,
@@ -82,6 +85,7 @@ impl Deref for Window {
         match &self.bytes {
             Bytes::Empty => &[],
             Bytes::Mapped { map, range, .. } => &map[range.clone()],
+            Bytes::Shared(shared) => shared,
             Bytes::Read { buffer, len, .. } => &buffer[..*len],
         }
     }
