@@ -1,5 +1,5 @@
 //! Real kills of the real program, many of them, at random moments of every verb that writes. They take
-//! minutes, so they run only when asked for: `cargo test --test it kills -- --ignored --nocapture`.
+//! minutes, so all but a few run only when asked for: `cargo test --test it kills -- --ignored --nocapture`.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,10 +13,17 @@ use crate::made::{Outcome, Place, Rng, kill_after};
 /// Kills of each verb.
 const KILLS: usize = 110;
 
+/// Kills of `repair` in every run of the tests.
+const REPAIRS: usize = 20;
+
 /// A verb as it is typed in the directory it changes.
 struct Typed {
     name: &'static str,
     args: Vec<String>,
+    /// What of the directory has to be as it was or as it is to be.
+    look: fn(&Path, &Tree) -> Outcome<Tree>,
+    /// Whether it can be typed again where it is done.
+    repeats: bool,
     start: Tree,
     wanted: Tree,
     lasts: Duration,
@@ -36,28 +43,29 @@ fn typed(place: &Place, name: &'static str, line: &str, start: &Tree) -> Outcome
     let started = Instant::now();
     run(&dir, &args, None)?;
     let (lasts, wanted) = (started.elapsed(), read_tree(&dir)?);
-    Ok(Typed { name, args, start: start.clone(), wanted, lasts })
+    let (look, repeats, start) = (committed as fn(&Path, &Tree) -> _, false, start.clone());
+    Ok(Typed { name, args, look, repeats, start, wanted, lasts })
 }
 
-fn kill(place: &Place, typed: &Typed, rng: &mut Rng) -> Outcome {
+fn kill(place: &Place, typed: &Typed, n_kills: usize, rng: &mut Rng) -> Outcome {
     let dir = &place.path("disk");
     let (mut kills, mut done, mut hidden) = (0, 0, 0);
     let before = {
         write_tree(dir, &typed.start)?;
-        committed(dir, &typed.start)?
+        (typed.look)(dir, &typed.start)?
     };
     let all = named(&typed.wanted);
-    while kills < KILLS {
+    while kills < n_kills {
         let what = format!("{} killed {kills} times", typed.name);
         write_tree(dir, &typed.start)?;
         let moment = typed.lasts.mul_f64(rng.below(1000) as f64 / 1000.0);
         let ended = run(dir, &typed.args, Some(moment))?;
         let after = read_tree(dir)?;
-        let found = committed(dir, &after).map_err(|e| format!("{what}: {e}"))?;
+        let found = (typed.look)(dir, &after).map_err(|e| format!("{what}: {e}"))?;
         assert!(found == all || (!ended && found == before), "{what}: {:?}", after.keys());
         (kills, done) = (kills + usize::from(!ended), done + usize::from(ended));
         hidden += usize::from(after.keys().any(|name| name.starts_with('.')));
-        if found == before {
+        if found == before || typed.repeats {
             run(dir, &typed.args, None)?;
             let next = read_tree(dir)?;
             assert!(named(&next) == all, "{what}: the next run");
@@ -72,6 +80,34 @@ fn kill(place: &Place, typed: &Typed, rng: &mut Rng) -> Outcome {
     Ok(())
 }
 
+/// `repair` of an archive of which a hundredth is burnt, from a parity file that knows twice as much.
+fn repair(place: &Place, whole: &Tree) -> Outcome<Typed> {
+    let (mut burnt, mut rng) = (whole.clone(), Rng::new(96));
+    let archive = burnt.get_mut(ARCHIVE).ok_or("no archive")?;
+    let (at, n) = (archive.len() / 3, archive.len() / 100);
+    archive[at..at + n].copy_from_slice(&rng.bytes(n));
+    let typed = typed(place, "repair", &format!("repair {ARCHIVE}"), &burnt)?;
+    assert!(typed.wanted == *whole && burnt != *whole);
+    // A damaged archive commits nothing that passes: its very bytes have to be there.
+    Ok(Typed { look: |_, tree| Ok(named(tree)), repeats: true, ..typed })
+}
+
+/// The lines that make an archive, without and with a parity file.
+fn compress_line(parity: &str) -> String {
+    let more = "--shards ../fine-tune --base ../base --method delta-dct --threads 2 -q --name one";
+    format!("compress {more} {parity} -o {ARCHIVE}")
+}
+
+#[test]
+fn repair_killed_at_random_moments() -> Outcome {
+    let place = Place::empty()?;
+    let shape = PairShape::small().with_sizes(256, 688, 1024, 2);
+    delta_stream::make_pair(&place.path(""), &shape, 2)?;
+    let line = compress_line("--parity 2%");
+    let whole = typed(&place, "compress", &line, &Tree::new())?.wanted;
+    kill(&place, &repair(&place, &whole)?, REPAIRS, &mut Rng::new(97))
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn every_verb_killed_at_random_moments() -> Outcome {
@@ -80,19 +116,21 @@ fn every_verb_killed_at_random_moments() -> Outcome {
     delta_stream::make_pair(&place.path(""), &shape, 2)?;
     let (dir, none) = (place.path("disk"), Tree::new());
     write_tree(&dir, &none)?;
-    let more = "--shards ../fine-tune --base ../base --method delta-dct --threads 2 -q --name";
-    let line = |name: &str| format!("append {more} {name} --archive {ARCHIVE}");
-    let compress = typed(&place, "compress", &format!("compress {more} one -o {ARCHIVE}"), &none)?;
-    let append = typed(&place, "append", &line("two"), &compress.wanted)?;
+    let compress = typed(&place, "compress", &compress_line(""), &none)?;
+    let more = "--shards ../fine-tune --base ../base --method delta-dct --threads 2 -q --name two";
+    let append = format!("append {more} --archive {ARCHIVE}");
+    let append = typed(&place, "append", &append, &compress.wanted)?;
     let remove = format!("remove {ARCHIVE} --name one");
     let remove = typed(&place, "remove", &remove, &append.wanted)?;
     let compact = typed(&place, "compact", &format!("compact {ARCHIVE}"), &remove.wanted)?;
     let restore = format!("restore {ARCHIVE} --base ../base -o out -q");
     let restore = typed(&place, "restore", &restore, &compress.wanted)?;
-    let mut rng = Rng::new(94);
-    for typed in [compress, append, remove, compact, restore] {
-        kill(&place, &typed, &mut rng)?;
+    let whole = typed(&place, "compress", &compress_line("--parity 2%"), &none)?.wanted;
+    let repair = repair(&place, &whole)?;
+    let (mut rng, all) = (Rng::new(94), [compress, append, remove, compact, restore, repair]);
+    for typed in &all {
+        kill(&place, typed, KILLS, &mut rng)?;
     }
-    println!("{} kills, no losses", 5 * KILLS);
+    println!("{} kills, no losses", all.len() * KILLS);
     Ok(())
 }
