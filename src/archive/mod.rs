@@ -34,8 +34,9 @@ pub(crate) use recover::{Rescued, recover};
 pub(crate) use reseal::{Rehash, Rehashed, TensorHashes};
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
-#[cfg(feature = "fuzzing")]
-pub(crate) use writer::entries;
 pub(crate) use writer::{
-    ArchiveWriter, Expected, Kept, KeptTile, Note, SealNote, Sums, SurveyAt, TileNote,
+    ArchiveWriter, Expected, Kept, KeptTile, SealNote, Sums, SurveyAt, TakesTiles, TileLog,
+    TileNote,
 };
+#[cfg(feature = "fuzzing")]
+pub(crate) use writer::{Note, entries};

@@ -195,7 +195,7 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     (report.exact_tiles, report.exact_parameters) = written.sums.exact;
     report.output_error = (output.1 > 0.0).then(|| output.0 / output.1);
     report.resumed_tensors = kept.tensors.len();
-    report.resumed_tiles = kept.tiles.len();
+    report.resumed_tiles = kept.n_tiles();
     report.resumed_surveys = kept.surveys.len();
     report.elapsed_seconds = started.elapsed().as_secs_f64();
     let rates = written.rates.into_iter().map(|(unit, rates)| {

@@ -1,12 +1,12 @@
 //! The parallel part of compressing: one tile in, its statistics or its frame out.
 
-mod gather;
+mod collect;
 mod kept;
 mod tile;
 
 use crossbeam::channel::unbounded;
 
-use crate::archive::{Kept, Origin};
+use crate::archive::{Kept, Origin, TakesTiles};
 use crate::checkpoint::Checkpoint;
 use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
@@ -17,14 +17,14 @@ use crate::method::dbms::Fit;
 use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::calibration::{Calibration, output_sums};
-use crate::pipeline::encode::gather::{Gather, Outcome, Worked, encoded};
+use crate::pipeline::encode::collect::{Collector, Outcome, Worked, encoded};
 pub(crate) use crate::pipeline::encode::tile::{Done, EncodedTile, Restored};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
-use crate::pipeline::known::Known;
+use crate::pipeline::known::{Known, survey_at};
 use crate::pipeline::merge::{Findings, Merger};
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::pipeline::ordered::{Turn, run_in_turn};
+use crate::pipeline::ordered::run_beside;
 use crate::pipeline::passes::{bytes_read, make_room};
 use crate::pipeline::read_ahead::read_ahead;
 use crate::pipeline::schedule::{Job, Step, TileReader, Unit};
@@ -91,7 +91,27 @@ impl EncodeStage<'_> {
             _ => self.encode_exact(state, job, tensor).map(encoded),
         };
         let result = result.context(|| format!("tensor {name}"))?;
-        Ok(Worked { block, tile_idx, n_bytes, result })
+        let worked = Worked { block, tile_idx, n_bytes, result };
+        self.save(&worked)?;
+        Ok(worked)
+    }
+
+    /// Writes down what came of a tile, so that a run which is cut off from here on need not work on it again.
+    fn save(&self, worked: &Worked) -> Result<()> {
+        let Some(log) = self.run.log.filter(|log| log.takes_notes()) else { return Ok(()) };
+        let unit = &self.run.units[worked.block.unit];
+        match &worked.result {
+            Outcome::Surveyed(stats) => match stats.to_bytes()? {
+                Some(found) => {
+                    log.surveyed(survey_at(unit, worked.block.pass, worked.tile_idx), &found)
+                }
+                None => Ok(()),
+            },
+            Outcome::Encoded(tile) if tile.kept.is_none() => {
+                log.encoded(tile.note(unit.tensor), &tile.frame)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn label(&self, tensor: usize, part: u64, codec: u16) -> Label {
@@ -277,13 +297,16 @@ pub(crate) struct Run<'a> {
     pub(crate) fits: bool,
     /// What an earlier run did of it.
     pub(crate) kept: Option<&'a Kept>,
+    /// Where workers write what they finish, if it is to be kept.
+    pub(crate) log: Option<&'a dyn TakesTiles>,
 }
 
 impl<'a> Run<'a> {
     /// A run that stores these units as they are.
     pub(crate) fn new(units: &'a [Unit], variant: u32, earlier: &'a TraceNorms, seed: u64) -> Self {
-        let (items, sides, gain, fits, kept) = (None, Sides::AsTheyAre, 1.0, false, None);
-        Self { units, variant, earlier, seed, items, sides, gain, fits, kept }
+        let (items, sides, gain, fits) = (None, Sides::AsTheyAre, 1.0, false);
+        let (kept, log) = (None, None);
+        Self { units, variant, earlier, seed, items, sides, gain, fits, kept, log }
     }
 }
 
@@ -321,17 +344,14 @@ pub(crate) fn encode_units(
     let merger = lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
     let total = units.iter().map(|u| bytes_read(inputs, u, joint)).sum();
     let recycle = |tile| stage.recycle(tile);
-    let mut gather = Gather { units, observer, merger, sink, recycle, done: 0, total };
-    run_in_turn(
+    let mut collector = Collector { units, observer, merger, sink, recycle, done: 0, total };
+    run_beside(
         width,
         (fetches.n_threads(), &|| fetches.run()),
         move || reader.next(),
         EncodeState::new,
         |state, step| stage.work(state, step),
-        move |turn| match turn {
-            Turn::Early(worked) => gather.tell(worked),
-            Turn::Due(worked) => gather.add(worked),
-        },
+        move |worked| collector.add(worked),
     )?;
     Ok(findings)
 }

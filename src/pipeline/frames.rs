@@ -6,7 +6,7 @@ use crate::pipeline::budget::Needs;
 use crate::pipeline::decode::{DecodeStage, Job};
 use crate::pipeline::identity::base_range;
 use crate::pipeline::options::Resources;
-use crate::pipeline::ordered::{run_in_turn, when_due};
+use crate::pipeline::ordered::run_beside;
 use crate::pipeline::read_ahead::{ReadAhead, read_ahead, room};
 use crate::pipeline::subset::Picker;
 use crate::tensor::Tile;
@@ -32,13 +32,13 @@ pub(crate) fn run_frames<T: Send, S>(
     files.iter().for_each(|direct| direct.keep(room));
     let (ahead, fetches) = read_ahead(base.as_slice(), room > 0);
     let mut reader = FrameReader::new(stage, picker, ahead);
-    run_in_turn(
+    run_beside(
         width,
         (fetches.n_threads(), &|| fetches.run()),
         move || reader.next(),
         scratch,
         work,
-        when_due(sink),
+        sink,
     )
 }
 

@@ -65,9 +65,7 @@ impl<'a> Known<'a> {
 
     /// The frame of this tile of a tensor that was not finished.
     pub(crate) fn tile(&self, tensor: usize, part: u64) -> Option<&'a KeptTile> {
-        let tiles = &self.kept?.tiles;
-        let of = |tile: &&KeptTile| tile.note.tensor as usize == tensor;
-        usize::try_from(part).ok().and_then(|part| tiles.get(part)).filter(of)
+        self.kept?.tile(tensor, part)
     }
 
     /// Reads such a frame.
@@ -75,14 +73,12 @@ impl<'a> Known<'a> {
     /// # Errors
     /// `Truncated` if it is gone.
     pub(crate) fn read(&self, tile: &KeptTile, frame: &mut Vec<u8>) -> Result<()> {
-        let frames = self.kept.and_then(|kept| kept.frames.as_ref());
-        let frames = frames.ok_or_else(|| Error::truncated("no frames are kept"))?;
-        frames.read(tile.offset, tile.note.len as usize, frame)
+        let kept = self.kept.ok_or_else(|| Error::truncated("no frames are kept"))?;
+        kept.read(tile, frame)
     }
 
     /// Bytes it holds in memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let tiles = |kept: &Kept| (kept.tiles.len() * size_of::<KeptTile>()) as u64;
-        self.kept.map_or(0, |kept| kept.surveys.resident_bytes() + tiles(kept))
+        self.kept.map_or(0, Kept::resident_bytes)
     }
 }

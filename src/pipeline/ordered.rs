@@ -28,13 +28,6 @@ enum Outcome<T> {
     Panicked(Box<dyn Any + Send>),
 }
 
-/// A result as it comes to a sink.
-pub(crate) enum Turn<'a, T> {
-    /// It waits for one before it. Later it is due.
-    Early(&'a mut T),
-    Due(T),
-}
-
 /// Reads items with `next`, works on them in parallel with one `S` a worker, and hands the results to
 /// `sink` in the order they were read.
 ///
@@ -47,31 +40,20 @@ pub(crate) fn run_ordered<I: Send, T: Send, S>(
     work: impl Fn(&mut S, I) -> Result<T> + Sync,
     sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
-    run_in_turn(width, (0, &|| ()), next, scratch, work, when_due(sink))
+    run_beside(width, (0, &|| ()), next, scratch, work, sink)
 }
 
-/// A sink that results come to in their order.
-pub(crate) fn when_due<T>(
-    mut sink: impl FnMut(T) -> Result<()>,
-) -> impl FnMut(Turn<'_, T>) -> Result<()> {
-    move |turn| match turn {
-        Turn::Early(_) => Ok(()),
-        Turn::Due(result) => sink(result),
-    }
-}
-
-/// As [`run_ordered`], with a sink that also sees results which wait for one before them, and so many threads
-/// beside that run something which ends once `next` is dropped.
+/// As [`run_ordered`], with so many threads beside that run something which ends once `next` is dropped.
 ///
 /// # Errors
 /// As there.
-pub(crate) fn run_in_turn<I: Send, T: Send, S>(
+pub(crate) fn run_beside<I: Send, T: Send, S>(
     width: Width,
     (n_beside, beside): (usize, &(dyn Fn() + Sync)),
     next: impl FnMut() -> Option<Result<I>> + Send,
     scratch: impl Fn() -> Result<S> + Sync,
     work: impl Fn(&mut S, I) -> Result<T> + Sync,
-    sink: impl FnMut(Turn<'_, T>) -> Result<()>,
+    sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let (scratch, work) = (&scratch, &work);
     std::thread::scope(|scope| {
@@ -165,18 +147,15 @@ fn run_worker<I, T, S>(
 fn drain<T>(
     results: &Receiver<(u64, Outcome<T>)>,
     permits: &Sender<()>,
-    mut sink: impl FnMut(Turn<'_, T>) -> Result<()>,
+    mut sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
     let mut waiting = BTreeMap::new();
     let mut expected = 0;
-    for (seq, mut outcome) in results {
-        if let (true, Outcome::Done(Ok(result))) = (seq > expected, &mut outcome) {
-            sink(Turn::Early(result))?;
-        }
+    for (seq, outcome) in results {
         waiting.insert(seq, outcome);
         while let Some(outcome) = waiting.remove(&expected) {
             match outcome {
-                Outcome::Done(result) => sink(Turn::Due(result?))?,
+                Outcome::Done(result) => sink(result?)?,
                 Outcome::Panicked(panic) => resume_unwind(panic),
             }
             expected += 1;
@@ -241,41 +220,6 @@ mod tests {
     }
 
     #[test]
-    fn results_that_wait_are_seen_once_and_come_in_turn() {
-        for width in WIDTHS {
-            let (tx, rx) = crossbeam::channel::unbounded::<()>();
-            let mut items = 0..9u32;
-            let mut seen = Vec::new();
-            // The first is done only once another waits for it, unless there is one at a time.
-            let alone = width.permits == 1 || width.workers == 1;
-            let work = |(): &mut (), i: u32| {
-                if i == 0 && !alone {
-                    let _ = rx.recv();
-                }
-                Ok((i, 0))
-            };
-            let sink = |turn: Turn<'_, (u32, u32)>| {
-                match turn {
-                    Turn::Early(waits) => {
-                        waits.1 += 1;
-                        let _ = tx.send(());
-                    }
-                    Turn::Due(result) => seen.push(result),
-                }
-                Ok(())
-            };
-            run_in_turn(width, (0, &|| ()), || items.next().map(Ok), || Ok(()), work, sink)
-                .unwrap();
-            assert_eq!(
-                seen.iter().map(|(i, _)| *i).collect::<Vec<_>>(),
-                (0..9).collect::<Vec<_>>()
-            );
-            assert!(seen.iter().all(|(_, early)| *early <= 1) && seen[0].1 == 0);
-            assert_eq!(seen.iter().any(|(_, early)| *early > 0), !alone);
-        }
-    }
-
-    #[test]
     fn the_lowest_numbered_error_wins() {
         for width in WIDTHS {
             let work = |i: usize| match i {
@@ -335,8 +279,7 @@ mod tests {
             };
             let work = |(): &mut (), i| Ok(i);
             let sink = |i| if fails && i == 3 { Err(Error::corrupt("sink")) } else { Ok(()) };
-            let result =
-                run_in_turn(WIDTHS[1], (2, &beside), next, || Ok(()), work, when_due(sink));
+            let result = run_beside(WIDTHS[1], (2, &beside), next, || Ok(()), work, sink);
             assert_eq!((result.is_err(), fails || sum.into_inner() == 190), (fails, true));
         }
     }

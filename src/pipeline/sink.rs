@@ -1,7 +1,9 @@
 //! Writes what workers make of a variant: its tiles in order, what they hash to, and notes for a run that
 //! goes on from here.
 
-use crate::archive::{ArchiveWriter, Kept, Note, SealNote, Sums, SurveyAt, TensorSeal, TileNote};
+use crate::archive::{
+    ArchiveWriter, Kept, KeptTile, SealNote, Sums, SurveyAt, TakesTiles, TensorSeal, TileLog,
+};
 use crate::error::Result;
 use crate::method::{Measured, RowRates};
 use crate::pipeline::encode::{Done, EncodedTile, Run, encode_units};
@@ -28,9 +30,13 @@ pub(crate) fn encode_variant(
     run: &Run<'_>,
     observer: &dyn Observer,
 ) -> Result<Written> {
-    let mut sink = CompressSink::new(inputs, writer, run.kept);
+    let encoded = run.units.iter().filter(|unit| !unit.is_kept);
+    let order = encoded.map(|u| (u.tensor as u32, u.tiles.start as u32..u.tiles.end as u32));
+    let log = &writer.tiles(order, run.kept)?;
+    let run = &Run { log: Some(log), ..*run };
+    let mut sink = CompressSink::new(inputs, log, run.kept);
     let findings = encode_units(inputs, options, run, observer, |done| match done {
-        Done::Surveyed(at, stats) => sink.surveyed(at, stats),
+        Done::Condensed(at, stats) => sink.condensed(at, stats),
         Done::Encoded(tensor, tile) => sink.write(tensor, tile),
     })?;
     let CompressSink { seals, sums, .. } = sink;
@@ -40,7 +46,7 @@ pub(crate) fn encode_variant(
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.
 struct CompressSink<'a> {
     inputs: &'a Inputs,
-    writer: &'a mut ArchiveWriter,
+    log: &'a TileLog<'a>,
     seals: Vec<TensorSeal>,
     hasher: TensorHasher,
     sums: Sums,
@@ -49,7 +55,7 @@ struct CompressSink<'a> {
 }
 
 impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, writer: &'a mut ArchiveWriter, kept: Option<&Kept>) -> Self {
+    fn new(inputs: &'a Inputs, log: &'a TileLog<'a>, kept: Option<&Kept>) -> Self {
         let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
         for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
             if p.tiling.is_empty() {
@@ -62,30 +68,23 @@ impl<'a> CompressSink<'a> {
             seals[tensor.tensor] = tensor.seal.clone();
         }
         let (hasher, tensor_sums) = (TensorHasher::default(), Sums::default());
-        Self { inputs, writer, seals, hasher, sums, tensor_sums }
+        Self { inputs, log, seals, hasher, sums, tensor_sums }
     }
 
-    /// Takes note of what a survey found.
-    fn surveyed(&mut self, at: SurveyAt, stats: &TileStats) -> Result<()> {
-        if !self.writer.takes_notes() {
-            return Ok(());
+    /// Takes note of what stands for surveys.
+    fn condensed(&mut self, at: SurveyAt, stats: &TileStats) -> Result<()> {
+        match stats.to_bytes()? {
+            Some(found) => self.log.surveyed(at, &found),
+            None => Ok(()),
         }
-        if let Some(found) = stats.to_bytes()? {
-            self.writer.note(Note::Surveyed(at, &found));
-        }
-        self.worked(at.tensor as usize, u64::from(at.part))
-    }
-
-    fn worked(&mut self, tensor: usize, part: u64) -> Result<()> {
-        let tile = self.inputs.pair.items[tensor].tiling.get(part);
-        self.writer.worked(tile.n_elements() as u64)
     }
 
     fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {
         self.hasher.update(tile.base.as_deref(), tile.restored.bytes());
-        let (note, offset) = match &tile.kept {
-            Some(kept) => (kept.note, kept.offset),
-            None => self.write_frame(tensor, tile)?,
+        let note = tile.note(tensor);
+        let offset = match tile.kept.filter(KeptTile::is_in_archive) {
+            Some(kept) => kept.offset,
+            None => self.log.due(note, &tile.frame)?,
         };
         let seal = &mut self.seals[tensor];
         if tile.part == 0 {
@@ -107,24 +106,8 @@ impl<'a> CompressSink<'a> {
             self.sums.add(&std::mem::take(&mut self.tensor_sums));
             let tensor = tensor as u32;
             let note = SealNote { tensor, base_hash, base_probe, restored_hash };
-            self.writer.note(Note::Sealed(note));
+            self.log.sealed(note);
         }
-        self.worked(tensor, tile.part)
-    }
-
-    /// Writes the frame of a tile and takes note of it. Returns the note, and where the frame stands.
-    fn write_frame(&mut self, tensor: usize, tile: &EncodedTile) -> Result<(TileNote, u64)> {
-        let offset = self.writer.write(&tile.frame)?;
-        let note = TileNote {
-            tensor: tensor as u32,
-            part: tile.part as u32,
-            len: tile.frame.len() as u32,
-            squared_error: tile.squared_error,
-            squared_delta: tile.squared_delta,
-            output: tile.output_sums,
-            kept_elements: tile.kept_elements,
-        };
-        self.writer.note(Note::Tile(note));
-        Ok((note, offset))
+        Ok(())
     }
 }

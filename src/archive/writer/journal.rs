@@ -1,179 +1,35 @@
 //! The journal beside an archive that is being written: what its run stands on, then what surveys found and
-//! which frames are in the file, entry by entry, in the order in which the run came to it.
+//! which frames are in the file, entry by entry, in the order in which the run came to it. Between entries
+//! lie rooms for frames that wait until those before them are finished.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind as Cause, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, ErrorKind as Cause, Read};
 use std::path::{Path, PathBuf};
 
-use crate::archive::record::TensorSeal;
+use crate::archive::store::MAX_STORED_LEN;
+use crate::archive::writer::note::{Note, TileNote};
 use crate::checkpoint::disk::{self, TempPath};
 use crate::checkpoint::hidden_name;
 use crate::error::{Error, Result};
-use crate::wire::{Reader, Writer};
 
 /// Bytes before an entry's own: their number and their checksum.
-const PREFIX: usize = 8;
+pub(super) const PREFIX: usize = 8;
 /// Longest entry. The widest tile's survey has half a megabyte.
 const MAX_ENTRY: u32 = 4 << 20;
+/// Bytes of a room before its frame: the entry of its tile.
+pub(super) const ROOM_HEAD: usize = PREFIX + 53;
+/// Smallest and largest room.
+const MIN_ROOM: usize = 64 << 10;
+pub(super) const MAX_ROOM: usize = (ROOM_HEAD + MAX_STORED_LEN).next_power_of_two();
 
-/// A pass of a survey over a tile of a tensor, by their numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SurveyAt {
-    pub(crate) tensor: u32,
-    pub(crate) part: u32,
-    pub(crate) pass: u32,
-}
-
-/// A tensor that need not be encoded again.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct KeptTensor {
-    /// Position in the variant.
-    pub(crate) tensor: usize,
-    pub(crate) seal: TensorSeal,
-    pub(crate) sums: Sums,
-}
-
-/// What a report says of tensors beside their seals.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Sums {
-    /// What was lost at the layer's output, and what the delta makes there; 0 without statistics.
-    pub(crate) output: (f64, f64),
-    /// Tiles of a lossy tensor that are kept bit for bit, and their elements.
-    pub(crate) exact: (u64, u64),
-}
-
-impl Sums {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.output.0 += other.output.0;
-        self.output.1 += other.output.1;
-        self.exact.0 += other.exact.0;
-        self.exact.1 += other.exact.1;
-    }
-}
-
-/// A tile whose frame was handed over to be written.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct TileNote {
-    pub(crate) tensor: u32,
-    /// Number in the tensor.
-    pub(crate) part: u32,
-    /// Bytes of its frame.
-    pub(crate) len: u32,
-    /// Sums of squares of what was lost and of the delta.
-    pub(crate) squared_error: f64,
-    pub(crate) squared_delta: f64,
-    /// As [`Sums`] has them.
-    pub(crate) output: (f64, f64),
-    /// Elements, if it is kept bit for bit though its tensor is lossy.
-    pub(crate) kept_elements: u64,
-}
-
-impl TileNote {
-    /// What the tile adds to its tensor's sums.
-    pub(crate) fn sums(&self) -> Sums {
-        let exact = (u64::from(self.kept_elements > 0), self.kept_elements);
-        Sums { output: self.output, exact }
-    }
-}
-
-/// The hashes of a tensor whose frames were all handed over.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct SealNote {
-    pub(crate) tensor: u32,
-    pub(crate) base_hash: u128,
-    pub(crate) base_probe: u64,
-    pub(crate) restored_hash: u128,
-}
-
-/// One thing that a run need not do again.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Note<'a> {
-    /// What a survey found, in bytes that mean nothing here.
-    Surveyed(SurveyAt, &'a [u8]),
-    Tile(TileNote),
-    Sealed(SealNote),
-    /// A head is handed over, and what follows is of its variant: a hash of it and of what it is made of.
-    Head(u64),
-    /// Something that was computed before a variant, in bytes that mean nothing here.
-    Value(&'a [u8]),
-}
-
-/// Bytes of a survey's entry before what it found.
-pub(super) const SURVEY_HEAD: usize = 13;
-
-impl<'a> Note<'a> {
-    pub(crate) fn to_bytes(self) -> Vec<u8> {
-        let mut w = Writer::default();
-        match self {
-            Note::Surveyed(at, found) => {
-                w.u8(1);
-                w.u32(at.tensor);
-                w.u32(at.part);
-                w.u32(at.pass);
-                w.0.extend(found);
-            }
-            Note::Tile(tile) => {
-                w.u8(2);
-                w.u32(tile.tensor);
-                w.u32(tile.part);
-                w.u32(tile.len);
-                w.f64(tile.squared_error);
-                w.f64(tile.squared_delta);
-                w.f64(tile.output.0);
-                w.f64(tile.output.1);
-                w.u64(tile.kept_elements);
-            }
-            Note::Sealed(seal) => {
-                w.u8(3);
-                w.u32(seal.tensor);
-                w.u128(seal.base_hash);
-                w.u64(seal.base_probe);
-                w.u128(seal.restored_hash);
-            }
-            Note::Head(hash) => {
-                w.u8(4);
-                w.u64(hash);
-            }
-            Note::Value(value) => {
-                w.u8(5);
-                w.0.extend(value);
-            }
-        }
-        w.0
-    }
-
-    /// # Errors
-    /// `Corrupt`, `Truncated`.
-    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
-        let mut r = Reader::new(bytes);
-        let note = match r.u8()? {
-            1 => {
-                let at = SurveyAt { tensor: r.u32()?, part: r.u32()?, pass: r.u32()? };
-                return Ok(Note::Surveyed(at, r.rest()));
-            }
-            2 => Note::Tile(TileNote {
-                tensor: r.u32()?,
-                part: r.u32()?,
-                len: r.u32()?,
-                squared_error: r.f64()?,
-                squared_delta: r.f64()?,
-                output: (r.f64()?, r.f64()?),
-                kept_elements: r.u64()?,
-            }),
-            3 => Note::Sealed(SealNote {
-                tensor: r.u32()?,
-                base_hash: r.u128()?,
-                base_probe: r.u64()?,
-                restored_hash: r.u128()?,
-            }),
-            4 => Note::Head(r.u64()?),
-            5 => return Ok(Note::Value(r.rest())),
-            _ => return Err(Error::corrupt("an entry of no known kind")),
-        };
-        r.end()?;
-        Ok(note)
-    }
+/// A part of the journal that holds one frame which waits, behind the entry of its tile; another once that one
+/// is in the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) at: u64,
+    pub(super) size: usize,
+    /// Whether its frame is nowhere else.
+    pub(super) is_used: bool,
 }
 
 /// The journal of a run that is under way.
@@ -182,9 +38,12 @@ pub(super) struct Journal {
     file: File,
     /// Removed when it is dropped.
     path: TempPath,
-    /// Entries that wait until the frames before them are in the file.
+    /// Entries that are not written yet.
     pending: Vec<u8>,
     len: u64,
+    /// A frame gets a room of the next power of two, a new one only if all are used that it fits in. So there
+    /// are no more of a size than tiles are alive, and all have at most four times the bytes of so many frames.
+    rooms: Vec<Room>,
 }
 
 impl Journal {
@@ -192,24 +51,24 @@ impl Journal {
     pub(super) fn create(archive: &Path, identity: &[u8]) -> Result<Self> {
         let path = path(archive);
         let file = disk::open_or_create(&path).map_err(|e| Error::io("create", &path, e))?;
-        let mut journal = Self::of(file, path, 0)?;
+        let mut journal = Self::of(file, path, (0, Vec::new()))?;
         disk::set_len(&journal.file, 0).map_err(|e| Error::io("cut", &journal.path, e))?;
         journal.enter(identity);
         journal.write_out()?;
         Ok(journal)
     }
 
-    /// Goes on with the journal of an earlier run after its first `len` bytes.
-    pub(super) fn go_on(archive: &Path, len: u64) -> Result<Self> {
+    /// Goes on with the journal of an earlier run after its first `len` bytes, among which are these rooms.
+    pub(super) fn go_on(archive: &Path, len: u64, rooms: Vec<Room>) -> Result<Self> {
         let path = path(archive);
         let file = disk::open(&path).map_err(|e| Error::io("open", &path, e))?;
         disk::set_len(&file, len).map_err(|e| Error::io("cut", &path, e))?;
-        Self::of(file, path, len)
+        Self::of(file, path, (len, rooms))
     }
 
-    fn of(file: File, path: PathBuf, len: u64) -> Result<Self> {
+    fn of(file: File, path: PathBuf, (len, rooms): (u64, Vec<Room>)) -> Result<Self> {
         let of = TempPath::try_from_path(&path).map_err(|e| Error::io("find", &path, e))?;
-        Ok(Self { file, path: of, pending: Vec::new(), len })
+        Ok(Self { file, path: of, pending: Vec::new(), len, rooms })
     }
 
     /// Leaves it to a run that resumes.
@@ -233,12 +92,51 @@ impl Journal {
     }
 
     fn enter(&mut self, bytes: &[u8]) {
-        self.pending.extend((bytes.len() as u32).to_le_bytes());
-        self.pending.extend(crc32c::crc32c(bytes).to_le_bytes());
+        self.pending.extend(prefix(bytes));
         self.pending.extend(bytes);
     }
 
-    /// Everything that was handed over is in the file by now.
+    /// Puts a frame into a room, whose number is returned; what is there was put into the archive. The frame
+    /// comes before its head: until that is there, the old head does not fit it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn hold(&mut self, note: TileNote, frame: &[u8]) -> Result<usize> {
+        let needed = ROOM_HEAD + frame.len();
+        let fits = |(_, room): &(usize, &Room)| !room.is_used && room.size >= needed;
+        let smallest = self.rooms.iter().enumerate().filter(fits).min_by_key(|(_, r)| r.size);
+        let i = match smallest {
+            Some((i, _)) => i,
+            None => self.add_room(needed)?,
+        };
+        self.rooms[i].is_used = true;
+        let at = self.rooms[i].at;
+        let note = Note::Tile(note).to_bytes();
+        let head = [&prefix(&note)[..], &note].concat();
+        for (offset, bytes) in [(at + ROOM_HEAD as u64, frame), (at, &head)] {
+            disk::write_all_at(&self.file, bytes, offset)
+                .map_err(|e| Error::io("write to", &self.path, e))?;
+        }
+        Ok(i)
+    }
+
+    fn add_room(&mut self, needed: usize) -> Result<usize> {
+        let size = needed.next_power_of_two().max(MIN_ROOM);
+        self.enter(&Note::Room(size as u32).to_bytes());
+        self.write_out()?;
+        self.rooms.push(Room { at: self.len, size, is_used: false });
+        self.len += size as u64;
+        Ok(self.rooms.len() - 1)
+    }
+
+    /// Says whether the frame of a room is nowhere else.
+    pub(super) fn set_used(&mut self, room: usize, is_used: bool) {
+        if let Some(room) = self.rooms.get_mut(room) {
+            room.is_used = is_used;
+        }
+    }
+
+    /// All that the entries speak of is in the file by now.
     pub(super) fn write_out(&mut self) -> Result<()> {
         if self.pending.is_empty() {
             return Ok(());
@@ -251,60 +149,6 @@ impl Journal {
     }
 }
 
-/// What surveys of an earlier run found; it stays in the journal until it is asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Surveys {
-    /// The journal, unless nothing is in it.
-    file: Option<(File, PathBuf)>,
-    /// Where each stands in it, and its bytes; ascending once it is complete.
-    places: Vec<(SurveyAt, u64, u32)>,
-}
-
-impl Surveys {
-    /// Those of these places in the journal beside an archive.
-    pub(super) fn open(archive: &Path, mut places: Vec<(SurveyAt, u64, u32)>) -> Result<Self> {
-        places.sort_unstable();
-        let path = path(archive);
-        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        Ok(Self { file: Some((file, path)), places })
-    }
-
-    /// Whether this is known.
-    pub(crate) fn has(&self, at: SurveyAt) -> bool {
-        self.place(at).is_some()
-    }
-
-    /// Where it stands. Of two the later one is meant.
-    fn place(&self, at: SurveyAt) -> Option<(u64, u32)> {
-        let end = self.places.partition_point(|place| place.0 <= at);
-        let (found, offset, len) = *self.places.get(end.checked_sub(1)?)?;
-        (found == at).then_some((offset, len))
-    }
-
-    /// What a survey found; `None` if it is not known.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(crate) fn read(&self, at: SurveyAt) -> Result<Option<Vec<u8>>> {
-        let (Some((offset, len)), Some((file, path))) = (self.place(at), &self.file) else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0; len as usize];
-        file.read_exact_at(&mut bytes, offset).map_err(|e| Error::io("read", path, e))?;
-        Ok(Some(bytes))
-    }
-
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Bytes it holds in memory.
-    pub(crate) fn resident_bytes(&self) -> u64 {
-        (self.places.capacity() * size_of::<(SurveyAt, u64, u32)>()) as u64
-    }
-}
-
 /// Removes the journal beside an archive, if there is one.
 pub(super) fn remove(archive: &Path) -> Result<()> {
     let path = path(archive);
@@ -314,8 +158,15 @@ pub(super) fn remove(archive: &Path) -> Result<()> {
     }
 }
 
+/// What stands before an entry.
+fn prefix(entry: &[u8]) -> [u8; PREFIX] {
+    let [a, b, c, d] = (entry.len() as u32).to_le_bytes();
+    let [e, f, g, h] = crc32c::crc32c(entry).to_le_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
 /// `.NAME.resume`, beside the archive.
-fn path(archive: &Path) -> PathBuf {
+pub(super) fn path(archive: &Path) -> PathBuf {
     archive.with_file_name(hidden_name(archive.file_name().unwrap_or_default(), "resume"))
 }
 
@@ -344,7 +195,7 @@ impl<R: Read> Entries<R> {
         Self { reader, bytes: Vec::new(), end: 0 }
     }
 
-    /// The next one.
+    /// The next one; a room that follows it is passed over.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
         let mut prefix = [0; PREFIX];
         self.reader.read_exact(&mut prefix).ok()?;
@@ -359,6 +210,11 @@ impl<R: Read> Entries<R> {
             return None;
         }
         self.end += PREFIX as u64 + u64::from(len);
+        if let Ok(Note::Room(size)) = Note::parse(&self.bytes) {
+            // It may end before its room does: what is missing was not written.
+            io::copy(&mut (&mut self.reader).take(size.into()), &mut io::sink()).ok()?;
+            self.end += u64::from(size);
+        }
         Some(&self.bytes)
     }
 }
@@ -377,18 +233,8 @@ pub(crate) fn entries(journal: &[u8]) -> Vec<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::writer::note::{SealNote, SurveyAt};
     use std::fs;
-
-    fn notes() -> [Note<'static>; 6] {
-        let at = SurveyAt { tensor: 1, part: 2, pass: 3 };
-        let tile = TileNote { tensor: 4, part: 5, len: 6, kept_elements: 9, ..TileNote::default() };
-        let tile =
-            TileNote { squared_error: 0.5, squared_delta: 1.5, output: (2.5, f64::NAN), ..tile };
-        let seal = SealNote { tensor: 7, base_hash: 8 << 99, base_probe: 9, restored_hash: 10 };
-        let none = Note::Surveyed(SurveyAt { pass: 0, ..at }, b"");
-        let [head, value] = [Note::Head(7), Note::Value(b"value")];
-        [Note::Surveyed(at, b"found"), Note::Tile(tile), Note::Sealed(seal), none, head, value]
-    }
 
     fn ends(bytes: &[u8]) -> Vec<usize> {
         let mut entries = Entries::of(bytes);
@@ -404,7 +250,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = dir.path().join("a.delta.zst");
         let mut journal = Journal::create(&archive, b"identity").unwrap();
-        notes().into_iter().for_each(|note| journal.note(note));
+        let at = SurveyAt { tensor: 1, part: 2, pass: 3 };
+        let seal = SealNote { tensor: 7, base_hash: 8 << 99, base_probe: 9, restored_hash: 10 };
+        let notes = [
+            Note::Surveyed(at, b"found"),
+            Note::Tile(TileNote { squared_error: 0.5, ..TileNote::default() }),
+            Note::Sealed(seal),
+            Note::Surveyed(at, b""),
+            Note::Head(7),
+            Note::Value(b"value"),
+        ];
+        notes.into_iter().for_each(|note| journal.note(note));
         let before = fs::read(path(&archive)).unwrap();
         assert_eq!(ends(&before).len(), 1, "entries wait for the frames");
         journal.write_out().unwrap();
@@ -427,40 +283,38 @@ mod tests {
     }
 
     #[test]
-    fn notes_come_back_and_no_other_bytes_are_read_as_one() {
-        for note in notes() {
-            let bytes = note.to_bytes();
-            assert_eq!(Note::parse(&bytes).unwrap().to_bytes(), bytes);
-            match note {
-                Note::Surveyed(_, found) => assert_eq!(bytes.len(), SURVEY_HEAD + found.len()),
-                Note::Value(_) => {}
-                _ => assert!(Note::parse(&[&bytes[..], &[0]].concat()).is_err()),
-            }
-            if matches!(note, Note::Surveyed(..) | Note::Value(_)) {
-                continue;
-            }
-            (0..bytes.len()).for_each(|n| assert!(Note::parse(&bytes[..n]).is_err()));
-        }
-        assert!(Note::parse(&[6]).is_err());
-    }
-
-    #[test]
-    fn surveys_are_found_by_their_place() {
+    fn rooms_are_used_again_and_are_no_more_than_needed() {
         let dir = tempfile::tempdir().unwrap();
         let archive = dir.path().join("a.delta.zst");
-        let mut journal = Journal::create(&archive, b"").unwrap();
-        let at = |tensor| SurveyAt { tensor, part: 1, pass: 0 };
-        let mut places = Vec::new();
-        for (tensor, found) in [(3, &b"abd"[..]), (3, b"abc"), (1, b"d")] {
-            journal.note(Note::Surveyed(at(tensor), found));
-            journal.write_out().unwrap();
-            places.push((at(tensor), journal.len - found.len() as u64, found.len() as u32));
+        let mut journal = Journal::create(&archive, b"identity").unwrap();
+        let tile = TileNote::default();
+        let frames = [vec![1; 10], vec![2; MIN_ROOM], vec![3; 2 * MIN_ROOM - ROOM_HEAD]];
+        let rooms: Vec<_> = frames.iter().map(|f| journal.hold(tile, f).unwrap()).collect();
+        assert_eq!(rooms, [0, 1, 2]);
+        journal.note(Note::Head(7));
+        journal.write_out().unwrap();
+        let bytes = fs::read(path(&archive)).unwrap();
+        assert_eq!(bytes.len(), journal.len as usize);
+        assert_eq!(ends(&bytes).len(), 5);
+        for (room, frame) in journal.rooms.iter().zip(&frames) {
+            let at = room.at as usize + ROOM_HEAD;
+            assert_eq!(bytes[at..at + frame.len()], frame[..]);
         }
-        let surveys = Surveys::open(&archive, places).unwrap();
-        assert_eq!(surveys.read(at(3)).unwrap(), Some(b"abc".to_vec()));
-        assert_eq!(surveys.read(at(1)).unwrap(), Some(b"d".to_vec()));
-        assert_eq!((surveys.read(at(2)).unwrap(), surveys.has(at(2))), (None, false));
-        assert!(surveys.has(at(1)) && surveys.resident_bytes() >= 48);
-        assert_eq!(Surveys::default().read(at(1)).unwrap(), None);
+        // The smallest that it fits in.
+        [0, 1, 2].iter().for_each(|room| journal.set_used(*room, false));
+        let again: Vec<_> =
+            [1, 0, 2].iter().map(|i| journal.hold(tile, &frames[*i]).unwrap()).collect();
+        assert_eq!(again, [1, 0, 2]);
+        assert_eq!(journal.hold(tile, &frames[0]).unwrap(), 3);
+        let sizes: Vec<_> = journal.rooms.iter().map(|room| room.size / MIN_ROOM).collect();
+        assert_eq!(sizes, [1, 2, 2, 1]);
+        // One whose room was not written to its end is passed over, and goes on behind it.
+        let end = journal.len;
+        drop(journal);
+        fs::write(path(&archive), &bytes).unwrap();
+        let rooms = vec![Room { at: 30, size: MIN_ROOM, is_used: true }];
+        let mut journal = Journal::go_on(&archive, end, rooms).unwrap();
+        assert_eq!(journal.hold(tile, &frames[0]).unwrap(), 1);
+        assert_eq!(journal.rooms[1].at, end + PREFIX as u64 + 5);
     }
 }

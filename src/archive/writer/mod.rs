@@ -5,8 +5,12 @@
 //! sync the directory. A writer dropped before its commit takes back what it wrote, or leaves it to a
 //! run that resumes.
 
+mod found;
 mod journal;
+mod note;
 mod resume;
+mod surveys;
+mod tiles;
 
 use std::fs::Permissions;
 use std::path::{Path, PathBuf};
@@ -19,12 +23,13 @@ use crate::archive::parity;
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
 use crate::archive::store::FrameStore;
+use crate::archive::writer::found::Rest;
+pub(crate) use crate::archive::writer::found::{Expected, Kept, KeptTile};
 use crate::archive::writer::journal::Journal;
+pub(crate) use crate::archive::writer::note::{SealNote, Sums, SurveyAt, TileNote};
+pub(crate) use crate::archive::writer::tiles::{TakesTiles, TileLog};
 #[cfg(feature = "fuzzing")]
-pub(crate) use crate::archive::writer::journal::entries;
-pub(crate) use crate::archive::writer::journal::{Note, SealNote, Sums, SurveyAt, TileNote};
-use crate::archive::writer::resume::Rest;
-pub(crate) use crate::archive::writer::resume::{Expected, Kept, KeptTile};
+pub(crate) use crate::archive::writer::{journal::entries, note::Note};
 use crate::checkpoint::{Locked, Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};
@@ -51,8 +56,6 @@ pub(crate) struct ArchiveWriter {
     journal: Option<Journal>,
     /// What an earlier run noted, as long as this one follows it; nothing is noted meanwhile.
     rest: Option<Rest>,
-    /// Elements whose frames or surveys may not be in the file yet.
-    unsaved: u64,
     buffer: Vec<u8>,
     /// File offset of the end of the buffer.
     at: u64,
@@ -173,7 +176,6 @@ impl ArchiveWriter {
             resumes: false,
             journal: None,
             rest: None,
-            unsaved: 0,
             buffer: Vec::with_capacity(BUFFER),
             at: start,
             writeback: Writeback::default(),
@@ -366,7 +368,6 @@ impl ArchiveWriter {
             buffer.clear();
             self.buffer = buffer;
         }
-        self.unsaved = 0;
         self.journal.as_mut().map_or(Ok(()), Journal::write_out)
     }
 

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What goes wrong.
@@ -131,12 +130,14 @@ struct Injector {
     heard: Heard,
     faults: Vec<Fault>,
     is_on: bool,
+    /// Tiles and elements.
+    work: [u64; 2],
 }
 
 const NOTHING: Heard = Heard { asked: 0, faults: 0, changes: Vec::new() };
 
 static INJECTOR: Mutex<Injector> =
-    Mutex::new(Injector { heard: NOTHING, faults: Vec::new(), is_on: false });
+    Mutex::new(Injector { heard: NOTHING, faults: Vec::new(), is_on: false, work: [0; 2] });
 
 fn injector() -> MutexGuard<'static, Injector> {
     INJECTOR.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,7 +145,10 @@ fn injector() -> MutexGuard<'static, Injector> {
 
 /// Begins to count and record, and to inject these faults.
 pub fn start(faults: &[Fault]) {
-    *injector() = Injector { heard: NOTHING, faults: faults.to_vec(), is_on: true };
+    let mut injector = injector();
+    injector.heard = NOTHING;
+    injector.faults = faults.to_vec();
+    injector.is_on = true;
 }
 
 /// Ends it, and gives what was heard.
@@ -154,18 +158,26 @@ pub fn stop() -> Heard {
     std::mem::replace(&mut injector.heard, NOTHING)
 }
 
-/// Tiles and elements that workers have begun to survey or to encode.
-static WORK: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
-
 /// Counts a tile of so many elements that a worker begins to survey or to encode.
 pub(crate) fn work(n_elements: usize) {
-    WORK[0].fetch_add(1, Ordering::Relaxed);
-    WORK[1].fetch_add(n_elements as u64, Ordering::Relaxed);
+    let work = &mut injector().work;
+    work[0] += 1;
+    work[1] += n_elements as u64;
 }
 
-/// Tiles and elements counted since the last call.
+/// Tiles and elements that workers have begun to survey or to encode since the last call.
 pub fn take_work() -> [u64; 2] {
-    [0, 1].map(|i| WORK[i].swap(0, Ordering::Relaxed))
+    std::mem::take(&mut injector().work)
+}
+
+/// Refuses all changes from now on, as if the process were killed. Returns what [`take_work`] does, of this very
+/// moment.
+pub fn kill() -> [u64; 2] {
+    let mut injector = injector();
+    injector.heard = NOTHING;
+    injector.faults = vec![Fault { at: 0, errno: 5, torn: 0, lasts: true }];
+    injector.is_on = true;
+    std::mem::take(&mut injector.work)
 }
 
 impl Injector {

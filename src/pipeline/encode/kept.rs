@@ -11,7 +11,7 @@ use crate::pipeline::schedule::Job;
 
 impl EncodeStage<'_> {
     /// A tile whose frame an earlier run wrote: only what it restores to is found again, for the hashes of its
-    /// tensor.
+    /// tensor, and the frame read if it is not in its place yet.
     pub(super) fn keep(
         &self,
         state: &mut EncodeState,
@@ -20,11 +20,16 @@ impl EncodeStage<'_> {
         kept: &KeptTile,
     ) -> Result<EncodedTile> {
         let lossy = self.pair.items[tensor].item.lossy && kept.codec != CodecId::Planes as u16;
-        let restored = match self.base_operand(&job, tensor).filter(|_| lossy) {
-            Some(base) => Some(self.decode(state, &job, (tensor, base), kept)?),
+        let base = self.base_operand(&job, tensor).filter(|_| lossy);
+        let mut frame = self.spares.frame();
+        if base.is_some() || !kept.is_in_archive() {
+            self.known.read(kept, &mut frame)?;
+        }
+        let restored = match base {
+            Some(base) => Some(self.decode(state, &job, (tensor, base), &frame)?),
             None => None,
         };
-        let mut tile = EncodedTile::exact(job, Vec::new());
+        let mut tile = EncodedTile::exact(job, frame);
         tile.kept = Some(*kept);
         if let Some(bytes) = restored {
             tile.restored = Restored::Lossy(bytes);
@@ -38,7 +43,7 @@ impl EncodeStage<'_> {
         state: &mut EncodeState,
         job: &Job,
         (tensor, base): (usize, Operand<'_>),
-        kept: &KeptTile,
+        frame: &[u8],
     ) -> Result<Vec<u8>> {
         let t = &self.ft.tensors()[tensor];
         let sides = (Operand { dtype: t.dtype, bytes: &job.ft }, base);
@@ -47,15 +52,12 @@ impl EncodeStage<'_> {
         let place = mask_place(self.run.seed, &t.name, job.tile.first / n_cols as u64);
         let patch = usize::from(self.pair.items[tensor].item.patch);
         let target = Target { dtype: t.dtype, n_rows, n_cols, patch, place, gain: self.run.gain };
-        let mut frame = self.spares.frame();
-        self.known.read(kept, &mut frame)?;
         let decoder = match &mut state.decoder {
             Some(decoder) => decoder,
             none => none.insert(Decoder::new()?),
         };
         let label = self.label(tensor, job.part, 0);
-        let codec = expand(decoder, &frame, label, &target, &mut state.payload)?;
-        self.spares.give_frame(frame);
+        let codec = expand(decoder, frame, label, &target, &mut state.payload)?;
         let mut restored = self.spares.tile(target.n_bytes());
         codec.decode(&state.payload, &target, Some(base), &mut state.scratch, &mut restored)?;
         Ok(restored)

@@ -1,6 +1,6 @@
 //! What comes of a tile.
 
-use crate::archive::{KeptTile, SurveyAt};
+use crate::archive::{KeptTile, SurveyAt, TileNote};
 use crate::checkpoint::Window;
 use crate::method::dbms::Fit;
 use crate::pipeline::schedule::Job;
@@ -8,8 +8,8 @@ use crate::survey::TileStats;
 
 /// What a run comes to, tile by tile in order.
 pub(crate) enum Done<'a> {
-    /// What a survey found. Not what an earlier run did.
-    Surveyed(SurveyAt, &'a TileStats),
+    /// What stands for the surveys of all tiles of a unit, in the place of one. Not of an earlier run.
+    Condensed(SurveyAt, &'a TileStats),
     /// A tile of this tensor.
     Encoded(usize, &'a EncodedTile),
 }
@@ -18,7 +18,7 @@ pub(crate) enum Done<'a> {
 pub(crate) struct EncodedTile {
     /// Number in the tensor.
     pub(crate) part: u64,
-    /// Empty if an earlier run wrote it.
+    /// Need not be there if an earlier run wrote it to its place.
     pub(crate) frame: Vec<u8>,
     pub(crate) kept: Option<KeptTile>,
     pub(crate) base: Option<Window>,
@@ -49,6 +49,22 @@ impl EncodedTile {
             fit: Fit::default(),
             kept_elements: 0,
         }
+    }
+
+    /// What a run that resumes has to know of it, as a tile of this tensor.
+    pub(crate) fn note(&self, tensor: usize) -> TileNote {
+        self.kept.map_or_else(
+            || TileNote {
+                tensor: tensor as u32,
+                part: self.part as u32,
+                len: self.frame.len() as u32,
+                squared_error: self.squared_error,
+                squared_delta: self.squared_delta,
+                output: self.output_sums,
+                kept_elements: self.kept_elements,
+            },
+            |kept| kept.note,
+        )
     }
 }
 

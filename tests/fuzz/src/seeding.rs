@@ -57,7 +57,7 @@ fn headers(seeds: &mut Seeds) {
 
 /// Entries of each kind, of a tile of 3 x 20 in patches of 16, too short as they are.
 fn journals(seeds: &mut Seeds) {
-    for kind in 1..4 {
+    for kind in 1..7 {
         for found in 0..9 {
             let entry = [&[2, 19, 4, kind][..], &[1; 12], &[found], &[0; 60]].concat();
             seeds.entry("journal").or_default().push(entry);

@@ -23,8 +23,6 @@ pub(super) enum Outcome {
     Surveyed(TileStats),
     /// By an earlier run.
     Known(TileStats),
-    /// By this one, and the sink has heard of it.
-    Told(TileStats),
     Encoded(Box<EncodedTile>),
 }
 
@@ -33,8 +31,8 @@ pub(super) fn encoded(tile: EncodedTile) -> Outcome {
     Outcome::Encoded(Box::new(tile))
 }
 
-/// Gathers results: surveys for the merger, and what is to be kept for the sink of the run.
-pub(super) struct Gather<'a, S, R> {
+/// Hands results on: surveys to the merger, and what is to be kept to the sink of the run.
+pub(super) struct Collector<'a, S, R> {
     pub(super) units: &'a [Unit],
     pub(super) observer: &'a dyn Observer,
     pub(super) merger: Option<Merger<'a>>,
@@ -46,29 +44,16 @@ pub(super) struct Gather<'a, S, R> {
     pub(super) total: u64,
 }
 
-impl<S, R> Gather<'_, S, R>
+impl<S, R> Collector<'_, S, R>
 where
     S: FnMut(Done<'_>) -> Result<()>,
     R: Fn(EncodedTile),
 {
-    /// Tells the sink what a survey found, once; also of a tile that waits for others, so that a run which is
-    /// cut off meanwhile need not survey it again.
-    pub(super) fn tell(&mut self, worked: &mut Worked) -> Result<()> {
-        if let Outcome::Surveyed(stats) = &mut worked.result {
-            let at = survey_at(&self.units[worked.block.unit], worked.block.pass, worked.tile_idx);
-            (self.sink)(Done::Surveyed(at, stats))?;
-            let stats = std::mem::replace(stats, TileStats::NonFinite);
-            worked.result = Outcome::Told(stats);
-        }
-        Ok(())
-    }
-
     /// Adds the next tile in order.
-    pub(super) fn add(&mut self, mut worked: Worked) -> Result<()> {
+    pub(super) fn add(&mut self, worked: Worked) -> Result<()> {
         self.observer.check()?;
         self.done += worked.n_bytes;
         self.observer.progress(self.done, self.total);
-        self.tell(&mut worked)?;
         let (stats, is_known) = match worked.result {
             Outcome::Encoded(tile) => {
                 (self.sink)(Done::Encoded(self.units[worked.block.unit].tensor, &tile))?;
@@ -76,14 +61,14 @@ where
                 return Ok(());
             }
             Outcome::Known(stats) => (stats, true),
-            Outcome::Surveyed(stats) | Outcome::Told(stats) => (stats, false),
+            Outcome::Surveyed(stats) => (stats, false),
         };
         let Some(merger) = &mut self.merger else { return Ok(()) };
         let Block { unit, pass } = worked.block;
         if let Some(whole) = merger.add(worked.block, stats)?.filter(|_| !is_known) {
             for i in 0..self.units[unit].n_tiles() {
                 let found = if i == 0 { &whole } else { &TileStats::NonFinite };
-                (self.sink)(Done::Surveyed(survey_at(&self.units[unit], pass, i), found))?;
+                (self.sink)(Done::Condensed(survey_at(&self.units[unit], pass, i), found))?;
             }
         }
         Ok(())
