@@ -57,11 +57,14 @@ fn headers(seeds: &mut Seeds) {
 
 /// Entries of each kind, of a tile of 3 x 20 in patches of 16, too short as they are.
 fn journals(seeds: &mut Seeds) {
-    for kind in 1..7 {
+    for kind in 1..4 {
         for found in 0..9 {
             let entry = [&[2, 19, 4, kind][..], &[1; 12], &[found], &[0; 60]].concat();
             seeds.entry("journal").or_default().push(entry);
         }
+    }
+    for rest in [&[4, 1, 2, 3, 4, 5, 6, 7, 8][..], &[5, 1], &[6, 0, 0, 1, 0], &[6, 0, 0, 0, 0xff]] {
+        seeds.entry("journal").or_default().push([&[2, 19, 4], rest].concat());
     }
 }
 

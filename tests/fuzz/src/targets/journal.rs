@@ -25,6 +25,17 @@ pub(super) fn check(data: &[u8]) {
     assert!(fuzzing::journal(&journal[..whole - 1]).is_empty());
     journal[4] ^= 1;
     assert!(fuzzing::journal(&journal).is_empty());
+    // Whatever a room holds, what follows it is found.
+    let len = (entry.len() as u32).to_le_bytes();
+    let room = [&[6][..], &len].concat();
+    let mut journal = Vec::new();
+    for (entry, behind) in [(&room[..], entry), (&room, &[][..])] {
+        journal.extend(
+            [(entry.len() as u32).to_le_bytes(), crc32c::crc32c(entry).to_le_bytes()].concat(),
+        );
+        journal.extend([entry, behind].concat());
+    }
+    assert_eq!(fuzzing::journal(&journal), [&room[..], &room]);
     for entry in fuzzing::journal(entry) {
         if let Err(e) = fuzzing::note(&entry, size) {
             hold_to_kinds(&e);
