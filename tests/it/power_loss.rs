@@ -22,7 +22,7 @@ use crate::made::{Outcome, Rng, alone};
 
 /// Bytes that reach a disk together or not at all.
 const SECTOR: u64 = 512;
-/// Subsets drawn at random at each moment of a run on an archive, and of a restore.
+/// Subsets drawn at random at each moment of a run on an archive, and of a restore or a run after one that failed.
 const DRAWS: [usize; 2] = [200, 60];
 
 /// A part of a change that is on disk or not, whatever becomes of the others.
@@ -481,7 +481,7 @@ fn after_failures(lab: &Lab) -> Outcome {
     let (one, two, three) = (lab.create("one", false), lab.append("two"), lab.append("three"));
     let start = lab.after(&Tree::new(), &[&one])?;
     let (next, mut counts, mut rng) = (lab.append("next"), Counts::default(), Rng::new(93));
-    let draws = DRAWS[0];
+    let draws = DRAWS[1];
     let mut judge = Judge { lab, next: &next, first: &one, seen: HashSet::new(), states: 0 };
     let after = |run: &Run| lab.after(&start, &[run]);
     let (after_two, after_three) = (after(&two)?, after(&three)?);
