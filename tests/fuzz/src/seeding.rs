@@ -64,7 +64,7 @@ fn journals(seeds: &mut Seeds) {
         }
     }
     for rest in [&[4, 1, 2, 3, 4, 5, 6, 7, 8][..], &[5, 1], &[6, 0, 0, 1, 0], &[6, 0, 0, 0, 0xff]] {
-        seeds.entry("journal").or_default().push([&[2, 19, 4], rest].concat());
+        seeds.entry("journal").or_default().push([&[2, 19, 4][..], rest].concat());
     }
 }
 
