@@ -133,7 +133,7 @@ fn paths(c: &mut Criterion) {
         let bits = trellis::BITS[rate];
         both(c, &format!("trellis encode {bits}"), || {
             symbols.clear();
-            let blocks = values.chunks(trellis::BLOCK * code.width());
+            let blocks = values.chunks(code.block());
             blocks.fold(0, |s, x| trellis::encode(&code, x, s, &mut work, &mut symbols));
         });
         both(c, &format!("trellis write {bits}"), || {

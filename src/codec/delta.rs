@@ -25,6 +25,18 @@ impl DeltaTile<'_> {
         convert::subtract(self.ft.part(&part), self.base.part(&part), out);
     }
 
+    /// Writes the delta of all rows to the front of `out`, which grows where that is too short but never shrinks,
+    /// and returns that part.
+    pub(crate) fn all<'o>(&self, out: &'o mut Vec<f32>) -> &'o mut [f32] {
+        let part = 0..self.n_rows * self.n_cols;
+        if out.len() < part.len() {
+            out.resize(part.len(), 0.0);
+        }
+        let out = &mut out[..part.len()];
+        convert::subtract(self.ft.part(&part), self.base.part(&part), out);
+        out
+    }
+
     /// Strips of so many rows that one stays in cache.
     pub(crate) fn cached_strips(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         strips(self.n_rows, rows_in_cache(self.n_cols)).map(|(_, rows)| rows)

@@ -19,6 +19,7 @@ use crate::codec::mask::MaskPlace;
 use crate::error::{Error, Result};
 use crate::kernel::convert;
 use crate::kernel::dct::Dct;
+use crate::kernel::trellis::Work;
 use crate::tensor::DType;
 
 /// Stored code of a codec. Codes are never reused; 0x8000 and above are private.
@@ -130,6 +131,9 @@ pub(crate) struct Scratch {
     pub(crate) patch: patches::PatchScratch,
     pub(crate) work: Vec<f32>,
     pub(crate) residual: Vec<f32>,
+    pub(crate) search: Work,
+    /// Whether `codes` has the symbols of the trellis paths that were encoded last.
+    pub(crate) has_symbols: bool,
     dct: Option<(usize, Dct)>,
 }
 
@@ -186,6 +190,22 @@ pub(crate) trait Codec: std::fmt::Debug + Sync {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<()>;
+
+    /// Does the same for a payload that was encoded last with the same `scratch`, and may use what is still there of
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    fn decode_encoded(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.decode(payload, target, base, scratch, out)
+    }
 
     /// Says which bytes of a payload are what. The lengths add up to the payload's.
     ///

@@ -194,7 +194,7 @@ impl EncodeStage<'_> {
     }
 
     /// Frames the payload and decodes it: what a restore will give is hashed now, so that every
-    /// later restore can be held to it.
+    /// later restore can be held to it. What the codec still has of the payload is not read again.
     fn finish_lossy(
         &self,
         encoder: &mut Encoder,
@@ -209,7 +209,7 @@ impl EncodeStage<'_> {
         encoder.encode(label, payload, &mut frame)?;
         let mut restored = self.spares.tile(target.n_bytes());
         let codec = codec::by_code(label.codec)?;
-        codec.decode(payload, &target, Some(base), scratch, &mut restored)?;
+        codec.decode_encoded(payload, &target, Some(base), scratch, &mut restored)?;
         let decoded = Operand { dtype: target.dtype, bytes: &restored };
         let (output_sums, fit) = match (self.run.fits, self.run.items) {
             (true, _) => ((0.0, 0.0), self.fit(lossy, decoded, scratch)?),

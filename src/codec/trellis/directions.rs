@@ -84,10 +84,10 @@ pub(crate) fn survey(
     choose: impl FnOnce(f64) -> Option<Directions>,
     scratch: &mut Scratch,
 ) -> Option<(TileNeeds, Vec<i8>)> {
-    let energy = delta(tile, &mut scratch.residual)?;
-    let factors = take_off(tile, energy, choose(energy), None, &mut scratch.residual);
+    let (energy, values) = delta(tile, &mut scratch.residual)?;
+    let factors = take_off(tile, energy, choose(energy), None, values);
     let (mut residual, mut n, mut sum, mut squares) = (0.0, 0.0, 0.0, 0.0);
-    for row in scratch.residual.chunks_exact(tile.n_cols) {
+    for row in values.chunks_exact(tile.n_cols) {
         let power = quantise::sum_squares(row);
         residual += power;
         if power > 0.0 {
@@ -102,11 +102,14 @@ pub(crate) fn survey(
     Some((needs, factors.right))
 }
 
-/// Fills `values` with a tile's delta and returns its sum of squares; `None` if that is not finite.
-pub(super) fn delta(tile: &DeltaTile<'_>, values: &mut Vec<f32>) -> Option<f64> {
-    tile.rows(&(0..tile.n_rows), values);
+/// Sum of squares of a tile's delta, and the delta, for which `buffer` is; `None` if that is not finite.
+pub(super) fn delta<'b>(
+    tile: &DeltaTile<'_>,
+    buffer: &'b mut Vec<f32>,
+) -> Option<(f64, &'b mut [f32])> {
+    let values = tile.all(buffer);
     let energy: f64 = values.chunks_exact(tile.n_cols).map(quantise::sum_squares).sum();
-    energy.is_finite().then_some(energy)
+    energy.is_finite().then_some((energy, values))
 }
 
 /// Takes directions off the delta of a tile, which has this energy; `known` are the right codes that the

@@ -53,7 +53,7 @@ pub(crate) struct Decisions {
 /// Bytes a worker holds for a tile of so many elements beside its payload: the residual, what a search is
 /// given of it, a symbol for each step, what entropy coding makes of these, and the decisions of a search.
 pub(crate) fn worker_bytes(n_elements: u64) -> u64 {
-    12 * n_elements + (1 << 20)
+    12 * n_elements + (3 << 19)
 }
 
 /// How many gains an octave has at this rate.
@@ -72,17 +72,19 @@ pub(crate) fn encode(
     out: &mut Vec<u8>,
 ) -> Option<()> {
     let Decisions { first, second, n_first, directions } = decisions;
-    let Scratch { residual, work, codes, draws, .. } = scratch;
-    let energy = directions::delta(tile, residual)?;
+    let Scratch { residual, work, codes, draws, search, .. } = scratch;
+    let (energy, residual) = directions::delta(tile, residual)?;
     let factors = directions::take_off(tile, energy, *directions, known, residual);
     for (row, values) in residual.chunks_exact_mut(tile.n_cols).enumerate() {
         mask::flip_signs(place, row, draws, values);
     }
     let rates = Rates::new(*first, *second, *n_first, tile.n_rows);
+    codes.clear();
     let (mut paths, mut gains) = (Writer::default(), Vec::with_capacity(tile.n_rows));
     for (rate, rows) in rates.parts() {
         let values = &residual[rows.start * tile.n_cols..rows.end * tile.n_cols];
-        code_rows(values, tile.n_cols, rate, (&mut *work, &mut *codes), (&mut paths, &mut gains))?;
+        let buffers = (&mut *work, &mut *codes, &mut *search);
+        code_rows(values, tile.n_cols, rate, buffers, (&mut paths, &mut gains))?;
     }
     let distance = rates.distance();
     let gains = Gains::of(&gains, PER_OCTAVE[distance]);
@@ -99,22 +101,25 @@ pub(crate) fn encode(
     }
     *out = w.0;
     out.extend(paths.0);
+    scratch.has_symbols = true;
     Some(())
 }
 
-/// Appends the path of rows whose signs are flipped, and each row's gain. `work` and `symbols` are buffers.
+/// Appends the path of rows whose signs are flipped, each row's gain, and the path's symbols. `work` and `search`
+/// are buffers.
 /// `None` if the path is longer than a payload may have it.
 fn code_rows(
     values: &[f32],
     n_cols: usize,
     rate: usize,
-    (work, symbols): (&mut Vec<f32>, &mut Vec<u8>),
+    (work, symbols, search): (&mut Vec<f32>, &mut Vec<u8>, &mut trellis::Work),
     (paths, gains): (&mut Writer, &mut Vec<f64>),
 ) -> Option<()> {
     let code = Code::new(rate);
-    let powers = search(values, n_cols, &code, work, symbols);
+    let before = symbols.len();
+    let powers = find(values, n_cols, &code, (&mut *work, &mut *symbols, search));
     let mut path = Vec::new();
-    let readable = code.write(symbols, &mut path);
+    let readable = code.write(&symbols[before..], &mut path);
     for ((row, values), power) in values.chunks_exact(n_cols).enumerate().zip(powers) {
         work.resize(n_cols, 0.0);
         code.values(readable, row * n_cols, work);
@@ -126,18 +131,16 @@ fn code_rows(
     (path.len() <= rates::max_path_len(values.len())).then(|| paths.0.extend(path))
 }
 
-/// Fills `symbols` with the path of rows, each brought to unit power; returns the rows' powers.
-fn search(
+/// Appends the symbols of the path of rows, each brought to unit power; returns the rows' powers.
+fn find(
     values: &[f32],
     n_cols: usize,
     code: &Code,
-    work: &mut Vec<f32>,
-    symbols: &mut Vec<u8>,
+    (work, symbols, search): (&mut Vec<f32>, &mut Vec<u8>, &mut trellis::Work),
 ) -> Vec<f64> {
-    let (mut state, mut search) = (0, trellis::Work::default());
-    let block = trellis::BLOCK * code.width();
+    let mut state = 0;
+    let block = code.block();
     work.clear();
-    symbols.clear();
     let mut powers = Vec::with_capacity(values.len() / n_cols);
     for row in values.chunks_exact(n_cols) {
         let power = quantise::sum_squares(row);
@@ -152,13 +155,13 @@ fn search(
         let whole = work.len() - work.len() % block;
         if whole > 0 {
             for values in work[..whole].chunks_exact(block) {
-                state = trellis::encode(code, values, state, &mut search, symbols);
+                state = trellis::encode(code, values, state, search, symbols);
             }
             work.drain(..whole);
         }
     }
     work.resize(work.len().next_multiple_of(code.width()), 0.0);
-    trellis::encode(code, work, state, &mut search, symbols);
+    trellis::encode(code, work, state, search, symbols);
     powers
 }
 
@@ -237,29 +240,20 @@ impl Codec for Trellis {
         scratch: &mut Scratch,
         out: &mut [u8],
     ) -> Result<()> {
-        let base = base.ok_or_else(|| Error::corrupt("a trellis without a base"))?;
-        let fields = Fields::read(payload, target)?;
-        let Scratch { bytes: points, strip, codes, draws, .. } = scratch;
-        let factors = fields.side.decode(target, codes)?;
-        let levels = gains::levels(fields.exponent, PER_OCTAVE[fields.distance]);
-        let n_cols = target.n_cols;
-        for ((rate, part), path) in fields.rates.parts().zip(&fields.paths) {
-            let code = Code::new(rate);
-            let path = code.read(path, part.len() * n_cols, points);
-            let path = path.ok_or_else(|| Error::corrupt("path of a trellis is not one"))?;
-            for (_, inner) in strips(part.len(), rows_in_cache(n_cols)) {
-                let rows = part.start + inner.start..part.start + inner.end;
-                strip.resize(rows.len() * n_cols, 0.0);
-                code.values(path, inner.start * n_cols, strip);
-                for (row, delta) in rows.clone().zip(strip.chunks_exact_mut(n_cols)) {
-                    mask::flip_signs(target.place, row, draws, delta);
-                    let gain = levels[usize::from(codes[row])];
-                    delta.iter_mut().for_each(|v| *v *= gain);
-                }
-                low_rank::add_rows(&factors, rows.clone(), fields.side.step, strip);
-                target.add_rows(base, &rows, strip, out);
-            }
-        }
+        scratch.has_symbols = false;
+        decode(payload, target, base, scratch, out)
+    }
+
+    fn decode_encoded(
+        &self,
+        payload: &[u8],
+        target: &Target,
+        base: Option<Operand<'_>>,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+    ) -> Result<()> {
+        decode(payload, target, base, scratch, out)?;
+        scratch.has_symbols = false;
         Ok(())
     }
 
@@ -268,6 +262,56 @@ impl Codec for Trellis {
         let n_side = payload.len() - n_settings - n_paths;
         Ok(vec![(Part::Scales, n_settings), (Part::Scales, n_side), (Part::Codes, n_paths)])
     }
+}
+
+/// Writes the restored tile. Entropy-coded paths are not read if their symbols are still there.
+fn decode(
+    payload: &[u8],
+    target: &Target,
+    base: Option<Operand<'_>>,
+    scratch: &mut Scratch,
+    out: &mut [u8],
+) -> Result<()> {
+    let base = base.ok_or_else(|| Error::corrupt("a trellis without a base"))?;
+    let fields = Fields::read(payload, target)?;
+    let Scratch { bytes: points, strip, codes: symbols, kept: gains, draws, .. } = scratch;
+    let factors = fields.side.decode(target, gains)?;
+    let levels = gains::levels(fields.exponent, PER_OCTAVE[fields.distance]);
+    let n_cols = target.n_cols;
+    let mut known = if scratch.has_symbols { &symbols[..] } else { &[] };
+    for ((rate, part), path) in fields.rates.parts().zip(&fields.paths) {
+        let code = Code::new(rate);
+        let n = part.len() * n_cols;
+        let n_symbols = n.div_ceil(code.width());
+        let path = match known.split_at_checked(n_symbols) {
+            Some((of_part, others)) => {
+                known = others;
+                let written = code.written(of_part, path);
+                debug_assert_eq!(code.read(path, n, points), Some(written));
+                written
+            }
+            None => code
+                .read(path, n, points)
+                .ok_or_else(|| Error::corrupt("path of a trellis is not one"))?,
+        };
+        for (_, inner) in strips(part.len(), rows_in_cache(n_cols)) {
+            let rows = part.start + inner.start..part.start + inner.end;
+            let n = rows.len() * n_cols;
+            if strip.len() < n {
+                strip.resize(n, 0.0);
+            }
+            let strip = &mut strip[..n];
+            code.values(path, inner.start * n_cols, strip);
+            for (row, delta) in rows.clone().zip(strip.chunks_exact_mut(n_cols)) {
+                mask::flip_signs(target.place, row, draws, delta);
+                let gain = levels[usize::from(gains[row])];
+                delta.iter_mut().for_each(|v| *v *= gain);
+            }
+            low_rank::add_rows(&factors, rows.clone(), fields.side.step, strip);
+            target.add_rows(base, &rows, strip, out);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -610,6 +654,40 @@ mod tests {
     fn codes_by_rate() -> &'static [Code] {
         static CODES: std::sync::OnceLock<Vec<Code>> = std::sync::OnceLock::new();
         CODES.get_or_init(|| (0..trellis::N_RATES).map(Code::new).collect())
+    }
+
+    #[test]
+    fn what_was_just_encoded_is_decoded_as_any_reader_does() {
+        let target = target(SIZE);
+        let zeros = vec![0; 4 * target.n_elements()];
+        fn operand(bytes: &[u8]) -> Operand<'_> {
+            Operand { dtype: DType::F32, bytes }
+        }
+        let mut scratch = Scratch::default();
+        for (first, second, n_first) in
+            [(FINE, FINE, 6), (FINE, RATE, 3), (RATE, FINE, 2), (RATE, 0, 4)]
+        {
+            let ft = bytes_of(&two_directions(SIZE));
+            let (ft, base, (n_rows, n_cols)) = (operand(&ft), operand(&zeros), SIZE);
+            let tile = DeltaTile { ft, base, n_rows, n_cols };
+            let decisions = Decisions { first, second, n_first, ..mixed(SIZE) };
+            let mut payload = Vec::new();
+            encode(&tile, PLACE, &decisions, None, &mut scratch, &mut payload).unwrap();
+            assert!(scratch.has_symbols);
+            let (mut at_once, mut read) = (zeros.clone(), zeros.clone());
+            Trellis
+                .decode_encoded(&payload, &target, Some(base), &mut scratch, &mut at_once)
+                .unwrap();
+            assert!(!scratch.has_symbols);
+            Trellis.decode(&payload, &target, Some(base), &mut scratch, &mut read).unwrap();
+            assert_eq!(at_once, read);
+            // Symbols of one payload are not taken for another's.
+            encode(&tile, PLACE, &decisions, None, &mut scratch, &mut Vec::new()).unwrap();
+            let other = Decisions { first: second, second: first, ..decisions };
+            let other = coded(&with_directions(SIZE, 1), SIZE, &other).unwrap();
+            Trellis.decode(&other, &target, Some(base), &mut scratch, &mut read).unwrap();
+            assert_eq!(bytes_of(&decode(&other, SIZE).unwrap()), read);
+        }
     }
 
     proptest! {

@@ -8,7 +8,7 @@
 
 use std::sync::OnceLock;
 
-use super::book::{N_STATES, STATE_BITS};
+use super::book::STATE_BITS;
 use super::search::place;
 use crate::kernel::normal::{RATIOS, fold, unfold};
 use crate::kernel::rans::normalised;
@@ -41,8 +41,6 @@ pub struct Lattice {
     pub(super) scale: f32,
     /// Values are searched for between this and its opposite, times `scale`.
     pub(super) bound: f32,
-    /// The subset of each state.
-    pub(super) subsets: [u8; N_STATES],
     /// What a step stands for: the output has unit power.
     pub(super) step: f32,
 }
@@ -76,9 +74,9 @@ fn deviation(rate: usize) -> (f64, f64) {
 
 /// The subset of a state.
 #[inline(always)]
-pub(super) fn subset(state: u8) -> u8 {
-    let parity = |mask: u8| (state & mask).count_ones() as u8 % 2;
-    2 * parity(MASKS[0]) + parity(MASKS[1])
+pub(super) const fn subset(state: u8) -> u8 {
+    let upper = (state & MASKS[0]).count_ones() as u8 % 2;
+    2 * upper + (state & MASKS[1]).count_ones() as u8 % 2
 }
 
 impl Lattice {
@@ -89,7 +87,6 @@ impl Lattice {
             rate,
             scale: (input_rms * f64::from(UNIT)) as f32,
             bound: f32::from(GREATEST[rate] - 2) * f32::from(UNIT),
-            subsets: std::array::from_fn(|s| subset(s as u8)),
             step: (reciprocal / 2.0) as f32,
         }
     }
@@ -106,9 +103,13 @@ impl Lattice {
             newest_first.fold(0, |parity, (i, bit)| parity ^ bit & mask >> i)
         };
         let windows = bits.windows(STATE_BITS as usize);
-        for ((symbol, value), window) in symbols.iter_mut().zip(values).zip(windows) {
+        // Of bytes alone first, of which a vector holds more.
+        for (symbol, window) in symbols.iter_mut().zip(windows) {
             let Some(window) = window.first_chunk() else { continue };
-            let subset = i32::from(2 * parity(window, MASKS[0]) + parity(window, MASKS[1]));
+            *symbol = 2 * parity(window, MASKS[0]) + parity(window, MASKS[1]);
+        }
+        for (symbol, value) in symbols.iter_mut().zip(values) {
+            let subset = i32::from(*symbol);
             let place = place(*value, self.scale, self.bound);
             let beyond = place - subset * i32::from(UNIT) + (1 << 15);
             *symbol = (subset + 4 * (beyond >> 16)) as i8 as u8;
@@ -137,18 +138,7 @@ impl Lattice {
 
     /// Appends the numbers of a path, entropy coded.
     pub(super) fn write(&self, points: &[u8], out: &mut Vec<u8>) {
-        let coders: &[Coder; 256] = &self.tables().coders;
-        let mut encoder = Encoder::new(points.len());
-        let (groups, rest) = points.as_chunks::<LANES>();
-        for (lane, point) in rest.iter().enumerate().rev() {
-            encoder.put(lane, &coders[usize::from(*point)]);
-        }
-        for group in groups.iter().rev() {
-            for (lane, point) in group.iter().enumerate().rev() {
-                encoder.put(lane, &coders[usize::from(*point)]);
-            }
-        }
-        encoder.finish(out);
+        put_points(&self.tables().coders, points, Encoder::new(points.len())).finish(out);
     }
 
     /// Fills `points` with the `n` numbers of a path; false if `bytes` are not exactly those of one.
@@ -168,6 +158,25 @@ impl Lattice {
             *value = f32::from(*point as i8) * self.step;
         }
     }
+}
+
+vectorised! {
+    /// The encoder once it has the numbers of a path. Taken and given back, so that its states stay in registers.
+    fn put_points(coders: &[Coder; 256], points: &[u8], encoder: Encoder) -> Encoder = put_points_body;
+}
+
+#[inline(always)]
+fn put_points_body(coders: &[Coder; 256], points: &[u8], mut encoder: Encoder) -> Encoder {
+    let (groups, rest) = points.as_chunks::<LANES>();
+    for (lane, point) in rest.iter().enumerate().rev() {
+        encoder.put(lane, &coders[usize::from(*point)]);
+    }
+    for group in groups.iter().rev() {
+        for (lane, point) in group.iter().enumerate().rev() {
+            encoder.put(lane, &coders[usize::from(*point)]);
+        }
+    }
+    encoder
 }
 
 vectorised! {

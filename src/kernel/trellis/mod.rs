@@ -8,13 +8,14 @@
 //! Viterbi's algorithm. Which values are coded and how they are scaled is not decided here.
 
 mod book;
+mod bytes;
 mod lattice;
 mod path;
 mod search;
 
 pub use book::Codebook;
 pub use lattice::Lattice;
-pub use search::{BLOCK, Work, encode};
+pub use search::{Work, encode};
 
 /// Number of rates; a rate is known by its place, from the lowest up.
 pub const N_RATES: usize = book::WIDTHS.len() + lattice::N_RATES;
@@ -36,7 +37,7 @@ pub const NOISE: [f64; N_RATES] = [
 #[derive(Debug)]
 pub enum Code {
     /// Codewords of several values.
-    Book(Codebook),
+    Book(Box<Codebook>),
     /// Whole numbers of steps.
     Lattice(Lattice),
 }
@@ -45,7 +46,7 @@ impl Code {
     /// The code of a rate below [`N_RATES`].
     pub fn new(rate: usize) -> Self {
         match rate.checked_sub(book::WIDTHS.len()) {
-            None => Self::Book(Codebook::new(rate)),
+            None => Self::Book(Box::new(Codebook::new(rate))),
             Some(rate) => Self::Lattice(Lattice::new(rate)),
         }
     }
@@ -56,6 +57,11 @@ impl Code {
             Self::Book(book) => book.width,
             Self::Lattice(_) => 1,
         }
+    }
+
+    /// Values that are decided together: what [`encode`] takes at most.
+    pub fn block(&self) -> usize {
+        search::block(self) * self.width()
     }
 
     /// Appends a path of these symbols, and returns it as [`Code::values`] takes it.
@@ -84,6 +90,14 @@ impl Code {
         match self {
             Self::Book(book) => (bytes.len() == path::packed_len(n, book.width)).then_some(bytes),
             Self::Lattice(lattice) => lattice.read(bytes, n, points).then_some(points),
+        }
+    }
+
+    /// What [`Code::read`] would give of the bytes that [`Code::write`] made of these symbols.
+    pub fn written<'a>(&self, symbols: &'a [u8], bytes: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Book(_) => bytes,
+            Self::Lattice(_) => symbols,
         }
     }
 
@@ -116,8 +130,13 @@ mod tests {
         draws.chunks_exact(4).map(number).collect()
     }
 
-    /// The symbols of whole codewords, in blocks of so many steps.
-    fn path(code: &Code, values: &[f32], block: usize) -> Vec<u8> {
+    /// The symbols of whole codewords.
+    fn path(code: &Code, values: &[f32]) -> Vec<u8> {
+        path_in(code, values, search::block(code))
+    }
+
+    /// The same in blocks of so many steps.
+    fn path_in(code: &Code, values: &[f32], block: usize) -> Vec<u8> {
         let (mut state, mut work, mut symbols) = (0, Work::default(), Vec::new());
         for part in values.chunks(block * code.width()) {
             state = encode(code, part, state, &mut work, &mut symbols);
@@ -139,7 +158,7 @@ mod tests {
                     let number = *symbol as i8;
                     let next = [0, 1].map(|bit| (state << 1 | bit) % 256);
                     let class = number.rem_euclid(4) as u8;
-                    let allowed = next.into_iter().find(|s| lattice.subsets[*s] == class);
+                    let allowed = next.into_iter().find(|s| lattice::subset(*s as u8) == class);
                     state = allowed.expect("a number of a subset that may follow");
                     out.push(f32::from(number) * lattice.step);
                 }
@@ -184,7 +203,7 @@ mod tests {
         for (rate, want) in NOISE.into_iter().enumerate() {
             let code = Code::new(rate);
             let values = gaussian(5, 1 << (17 + code.width().ilog2() / 2));
-            let symbols = path(&code, &values, BLOCK);
+            let symbols = path(&code, &values);
             let mut written = Vec::new();
             code.write(&symbols, &mut written);
             let bits = written.len() as f64 * 8.0 / values.len() as f64;
@@ -201,9 +220,9 @@ mod tests {
     fn borders_of_blocks_cost_next_to_nothing() {
         for rate in [3, 8] {
             let (code, values) = (Code::new(rate), gaussian(9, 1 << 17));
-            let of = |block| noise(&values, &walk(&code, &path(&code, &values, block)));
+            let of = |block| noise(&values, &walk(&code, &path_in(&code, &values, block)));
             // Blocks a sixteenth as long have sixteen times the borders, and lose sixteen times as much.
-            let lost = of(BLOCK / 16) / of(BLOCK) - 1.0;
+            let lost = of(search::block(&code) / 16) / of(search::block(&code)) - 1.0;
             assert!((0.0..0.03).contains(&lost), "{lost}");
         }
     }
@@ -223,7 +242,7 @@ mod tests {
             };
             let paths = (0..=u8::MAX).map(|p| (0..8).map(|t| p >> t & 1).collect::<Vec<u8>>());
             let least = paths.map(|p| error(&p)).fold(f64::INFINITY, f64::min);
-            let found = error(&path(&code, &values, BLOCK));
+            let found = error(&path(&code, &values));
             assert!((found - least).abs() < 1e-3, "{rate}: {found} {least}");
         }
     }
@@ -243,11 +262,11 @@ mod tests {
                 *state = *state << 1 | (path >> t & 1);
                 Some(*state)
             });
-            let error = |(i, state): (usize, u8)| error(i, lattice.subsets[usize::from(state)]);
+            let error = |(i, state): (usize, u8)| error(i, lattice::subset(state));
             states.enumerate().map(error).sum::<f64>()
         };
         let least = (0..=u8::MAX).map(of).fold(f64::INFINITY, f64::min);
-        let symbols = path(&code, &values, BLOCK);
+        let symbols = path(&code, &values);
         let found = symbols.iter().enumerate();
         let found: f64 = found.map(|(i, k)| (place(i) - f64::from(*k as i8)).powi(2)).sum();
         assert!((found - least).abs() < 0.02, "{found} {least}");
@@ -258,7 +277,7 @@ mod tests {
         for rate in book::WIDTHS.len()..N_RATES {
             let code = Code::new(rate);
             let values = [1e30, -1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, 14.0];
-            let symbols = path(&code, &values.repeat(100), BLOCK);
+            let symbols = path(&code, &values.repeat(100));
             let (mut written, mut points) = (Vec::new(), Vec::new());
             code.write(&symbols, &mut written);
             assert_eq!(code.read(&written, 700, &mut points), Some(&symbols[..]), "{rate}");
@@ -290,7 +309,7 @@ mod tests {
         ) {
             let code = Code::new(rate);
             let values = gaussian(seed, n_steps * code.width());
-            let (wide, plain) = both_ways(|| path(&code, &values, block));
+            let (wide, plain) = both_ways(|| path_in(&code, &values, block));
             prop_assert_eq!(&wide, &plain);
             prop_assert_eq!(wide.len(), n_steps);
             let (mut bytes, mut points) = (Vec::new(), Vec::new());
@@ -323,7 +342,7 @@ mod tests {
         ) {
             let code = Code::new(rate);
             let whole = values.len() / code.width() * code.width();
-            prop_assert_eq!(path(&code, &values[..whole], BLOCK).len(), whole / code.width());
+            prop_assert_eq!(path(&code, &values[..whole]).len(), whole / code.width());
             let (mut points, mut out) = (Vec::new(), vec![0.0; 100]);
             if let Some(read) = code.read(&bytes, 100, &mut points) {
                 code.values(read, first, &mut out);

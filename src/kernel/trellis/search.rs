@@ -3,27 +3,31 @@
 //! A node is what a state leaves to its successors: its bits less the one that goes out. Costs are
 //! integers, so that sums in any order, with vectors and without, are the same.
 
+use std::ops::Range;
+
 use super::Code;
 use super::book::{Codebook, N_STATES, STATE_BITS};
-use super::lattice::{N_SUBSETS, UNIT, subset};
+use super::bytes::{Back, ByteSearch};
 
-/// Stretches of a path that are searched side by side. What is found depends on it, so it is the same
-/// on every machine.
+/// Stretches of a path of codewords that are searched side by side. What is found depends on it, so it is the
+/// same on every machine.
 const LANES: usize = 32;
+/// Most stretches of any path that are searched side by side.
+pub(super) const MOST_LANES: usize = 2 * LANES;
 /// One number for each stretch, in whole cache lines.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Lanes<T = i16>([T; LANES]);
 /// Steps whose values are brought into lanes together.
-const RUN: usize = 32;
+pub(super) const RUN: usize = 32;
 /// Steps before and after a border that are looked at to decide the state at it.
 const MARGIN: usize = 32;
 /// A stretch has at least so many steps, unless it is the only one.
 const SHORTEST: usize = 4 * MARGIN;
-/// Steps that are decided together: what [`encode`] takes at most.
-pub const BLOCK: usize = LANES * 1024;
+/// Steps of a stretch, if it is one of as many as there can be.
+const LONGEST: usize = 1024;
 /// States that differ in the paths that can follow.
-const N_NODES: usize = N_STATES / 2;
+pub(super) const N_NODES: usize = N_STATES / 2;
 /// Where the least cost is put, so that a few steps can lower it.
 const LEAST: i16 = -16384;
 /// Values after which the least cost is brought back to [`LEAST`], or after each step if it has more.
@@ -31,6 +35,8 @@ const RENORMALISE: usize = 8;
 /// A number that leaves no room for a fraction beside it, so that a sum's lowest bits are the integer
 /// nearest to what was added.
 const ROUND: f32 = 12_582_912.0;
+/// Greatest magnitude of a value times the book's scale.
+const GREATEST_PLACE: f32 = 32767.0;
 /// Decisions that are put into one word.
 const PER_WORD: usize = 16;
 /// Pairs of nodes that have the same predecessors, of a word.
@@ -41,23 +47,53 @@ const WORDS: usize = N_NODES / PER_WORD;
 /// Buffers of a search.
 #[derive(Debug, Default)]
 pub struct Work {
-    /// For each step, in words of 16 bits, which predecessor each node came from.
+    /// For each step of codewords, in words of 16 bits, which predecessor each node came from.
     back: Vec<[Lanes<u16>; WORDS]>,
+    /// What a search through a lattice keeps of each step.
+    of_bytes: Back,
 }
 
 /// Stretches of equal length, one in each lane.
-struct Stretches {
+pub(super) struct Stretches {
     /// Their first steps.
-    first: Vec<usize>,
-    n_steps: usize,
+    pub(super) first: Vec<usize>,
+    pub(super) n_steps: usize,
     /// Nodes that they begin at; all are as good if there are none.
-    starts: Vec<u16>,
+    pub(super) starts: Vec<u16>,
+}
+
+/// One node for each stretch.
+pub(super) type Nodes = [u16; MOST_LANES];
+
+/// How the best paths of many stretches are found.
+pub(super) trait Search {
+    /// Stretches that are searched side by side; at most [`MOST_LANES`].
+    const LANES: usize;
+    /// Steps that are gone together: stretches have a multiple of them.
+    const STEPS: usize;
+
+    /// Follows the best paths of all stretches from their first to their last step; returns the nodes that the
+    /// best one of each ends at.
+    fn forward(&mut self, values: &[f32], stretches: &Stretches) -> Nodes;
+
+    /// Follows each stretch's path through these steps of it, from the node it ends at to the one it begins at, and
+    /// writes what they shift in to `out`, of which each stretch has `length` in turn; those beyond its end are
+    /// dropped.
+    fn trace_back(&self, steps: Range<usize>, nodes: &mut Nodes, out: &mut [u8], length: usize);
+}
+
+/// Steps that are decided together: what [`encode`] takes at most.
+pub(super) fn block(code: &Code) -> usize {
+    match code {
+        Code::Book(_) => WordSearch::LANES * LONGEST,
+        Code::Lattice(_) => ByteSearch::LANES * LONGEST,
+    }
 }
 
 vectorised! {
     /// Appends the symbols of a path of small error, one a step: the bit that it shifts in, or the point
     /// of a lattice. Returns the path's last state. `values`, of about unit power, are whole codewords,
-    /// at most [`BLOCK`]; a longer sequence goes on in the next call with the last state as `start`. The
+    /// at most [`Code::block`] values; a longer sequence goes on in the next call with the last state as `start`. The
     /// first is 0. Values of another power are coded badly; those beyond a bound of at least 4 are taken
     /// as that. `work` is a buffer.
     ///
@@ -80,30 +116,21 @@ fn encode_body(
     work: &mut Work,
     symbols: &mut Vec<u8>,
 ) -> u8 {
-    let width = code.width();
-    let n_steps = values.len() / width;
-    debug_assert!(n_steps <= BLOCK && values.len().is_multiple_of(width));
+    let n_steps = values.len() / code.width();
+    debug_assert!(n_steps <= block(code) && values.len().is_multiple_of(code.width()));
     if n_steps == 0 {
         return start;
     }
-    let length = n_steps.div_ceil((n_steps / SHORTEST).clamp(1, LANES));
-    let mut all = Stretches { first: vec![0], n_steps: length, starts: Vec::new() };
-    all.first.extend((length..n_steps).step_by(length));
-    all.starts.push(u16::from(start) % N_NODES as u16);
-    let mut ends = Lanes([0; LANES]);
-    let n_borders = all.first.len() - 1;
-    if n_borders > 0 {
-        let first = all.first[1..].iter().map(|border| border - MARGIN).collect();
-        let around = Stretches { first, n_steps: 2 * MARGIN, starts: Vec::new() };
-        ends = best(&forward(code, values, &around, work));
-        trace_back(&work.back[MARGIN..], &mut ends, &mut [], MARGIN);
-        all.starts.extend(&ends.0[..n_borders]);
-    }
-    ends.0[n_borders] = best(&forward(code, values, &all, work)).0[n_borders];
     let begin = symbols.len();
     symbols.resize(begin + n_steps, 0);
     let out = &mut symbols[begin..];
-    trace_back(&work.back, &mut ends, out, length);
+    let from = u16::from(start) % N_NODES as u16;
+    match code {
+        Code::Book(book) => find(WordSearch { book, back: &mut work.back }, values, from, out),
+        Code::Lattice(lattice) => {
+            find(ByteSearch { lattice, back: &mut work.of_bytes }, values, from, out);
+        }
+    }
     // Eight bits or more say the state without the one before.
     let last = &out[n_steps.saturating_sub(STATE_BITS as usize)..];
     let end = last.iter().fold(start, |state, symbol| state << 1 | symbol);
@@ -113,78 +140,114 @@ fn encode_body(
     end
 }
 
+/// Fills `out` with what the steps of a path shift in, one each, that begins at the node `start`.
+#[inline(always)]
+fn find<S: Search>(mut search: S, values: &[f32], start: u16, out: &mut [u8]) {
+    let n_steps = out.len();
+    // No more than are searched side by side anywhere, until they are as long as they may be.
+    let n_stretches = (n_steps / SHORTEST).clamp(1, LANES).max(n_steps / LONGEST);
+    let length = n_steps.div_ceil(n_stretches).next_multiple_of(S::STEPS);
+    let mut all = Stretches { first: vec![0], n_steps: length, starts: vec![start] };
+    all.first.extend((length..n_steps).step_by(length));
+    let mut ends = [0; MOST_LANES];
+    let n_borders = all.first.len() - 1;
+    if n_borders > 0 {
+        let first = all.first[1..].iter().map(|border| border - MARGIN).collect();
+        let around = Stretches { first, n_steps: 2 * MARGIN, starts: Vec::new() };
+        ends = search.forward(values, &around);
+        search.trace_back(MARGIN..2 * MARGIN, &mut ends, &mut [], MARGIN);
+        all.starts.extend(&ends[..n_borders]);
+    }
+    ends[n_borders] = search.forward(values, &all)[n_borders];
+    search.trace_back(0..length, &mut ends, out, length);
+}
+
+/// A search for a path of codewords.
+struct WordSearch<'a> {
+    book: &'a Codebook,
+    back: &'a mut Vec<[Lanes<u16>; WORDS]>,
+}
+
+impl Search for WordSearch<'_> {
+    const LANES: usize = LANES;
+    const STEPS: usize = 1;
+
+    /// A cost is half the squared error less half the input's square, which is the same for all paths, in the
+    /// book's unit.
+    #[inline(always)]
+    fn forward(&mut self, values: &[f32], stretches: &Stretches) -> Nodes {
+        let mut costs = [[Lanes([LEAST; LANES]); N_NODES]; 2];
+        for (lane, start) in stretches.starts.iter().enumerate() {
+            for (node, cost) in costs[0].iter_mut().enumerate() {
+                cost.0[lane] = if node == usize::from(*start) { LEAST } else { i16::MAX };
+            }
+        }
+        let n_steps = stretches.n_steps;
+        if self.back.len() < n_steps {
+            self.back.resize(n_steps, [Lanes([0; LANES]); WORDS]);
+        }
+        let Codebook { width, scale, ref rows, .. } = *self.book;
+        let mut inputs = vec![Lanes([0; LANES]); RUN * width];
+        let mut scores = [Lanes([0; LANES]); N_STATES];
+        for (run, back) in self.back[..n_steps].chunks_mut(RUN).enumerate() {
+            let scaled = (width, scale, GREATEST_PLACE);
+            gather(scaled, values, stretches, run * RUN, &mut inputs, |to, lane, x| {
+                to.0[lane] = x;
+            });
+            for ((i, back), word) in back.iter_mut().enumerate().zip(inputs.chunks_exact(width)) {
+                score(self.book, word, &mut scores);
+                let [even, odd] = &mut costs;
+                let (costs, next) = if i % 2 == 0 { (even, odd) } else { (odd, even) };
+                step(rows, &scores, costs, next, back);
+                if ((i + 1) * width).is_multiple_of(RENORMALISE) {
+                    renormalise(next);
+                }
+            }
+        }
+        best(&costs[n_steps % 2])
+    }
+
+    #[inline(always)]
+    fn trace_back(&self, steps: Range<usize>, nodes: &mut Nodes, out: &mut [u8], length: usize) {
+        let mut at = Lanes(std::array::from_fn(|lane| nodes[lane]));
+        trace_back(&self.back[steps], &mut at, out, length);
+        nodes[..LANES].copy_from_slice(&at.0);
+    }
+}
+
 /// The node of least cost of each lane, the lowest of several.
 #[inline(always)]
-fn best(costs: &[Lanes; N_NODES]) -> Lanes<u16> {
-    let (mut best, mut least) = ([0; LANES], costs[0]);
+fn best(costs: &[Lanes; N_NODES]) -> Nodes {
+    let (mut best, mut least) = ([0; MOST_LANES], costs[0]);
     for (node, cost) in costs.iter().enumerate() {
-        for (l, best) in best.iter_mut().enumerate() {
+        for (l, best) in best[..LANES].iter_mut().enumerate() {
             if cost.0[l] < least.0[l] {
                 (*best, least.0[l]) = (node as u16, cost.0[l]);
             }
         }
     }
-    Lanes(best)
-}
-
-/// Follows the best paths of all stretches from their first to their last step; returns the costs of
-/// all nodes there. A cost is half the squared error less half the input's square, which is the same for
-/// all paths, in the book's unit.
-#[inline(always)]
-fn forward(
-    code: &Code,
-    values: &[f32],
-    stretches: &Stretches,
-    work: &mut Work,
-) -> [Lanes; N_NODES] {
-    let mut costs = [[Lanes([LEAST; LANES]); N_NODES]; 2];
-    for (lane, start) in stretches.starts.iter().enumerate() {
-        for (node, cost) in costs[0].iter_mut().enumerate() {
-            cost.0[lane] = if node == usize::from(*start) { LEAST } else { i16::MAX };
-        }
-    }
-    work.back.resize(stretches.n_steps, [Lanes([0; LANES]); WORDS]);
-    let (width, scale, bound, rows) = match code {
-        Code::Book(book) => (book.width, book.scale, 32767.0, &book.rows),
-        Code::Lattice(lattice) => (1, lattice.scale, lattice.bound, &lattice.subsets),
-    };
-    let first = std::array::from_fn(|place| subset((place * PER_WORD) as u8));
-    let mut inputs = vec![Lanes([0; LANES]); RUN * width];
-    let mut scores = [Lanes([0; LANES]); N_STATES];
-    for (run, back) in work.back.chunks_mut(RUN).enumerate() {
-        gather((width, scale, bound), values, stretches, run * RUN, &mut inputs);
-        for ((i, back), word) in back.iter_mut().enumerate().zip(inputs.chunks_exact(width)) {
-            score(code, word, &mut scores);
-            let [even, odd] = &mut costs;
-            let (costs, next) = if i % 2 == 0 { (even, odd) } else { (odd, even) };
-            match (code, scores.first_chunk()) {
-                (Code::Lattice(_), Some(scores)) => step_lattice(&first, scores, costs, next, back),
-                _ => step(rows, &scores, costs, next, back),
-            }
-            if ((i + 1) * width).is_multiple_of(RENORMALISE) {
-                renormalise(next);
-            }
-        }
-    }
-    costs[stretches.n_steps % 2]
+    best
 }
 
 /// The integer nearest to a value times `scale`, taken as `bound` or its opposite beyond them.
 #[inline(always)]
 pub(super) fn place(value: f32, scale: f32, bound: f32) -> i32 {
-    // What is no number becomes a bound, which `clamp` would not do.
-    let near = (value * scale).max(-bound).min(bound) + ROUND;
+    // What is no number becomes a bound, which `clamp` would not do; `max` would look for such.
+    let scaled = value * scale;
+    let above = if scaled > -bound { scaled } else { -bound };
+    let near = if above < bound { above } else { bound } + ROUND;
     near.to_bits() as i32 - ROUND.to_bits() as i32
 }
 
-/// Brings the values of a run of steps into lanes; 0 beyond the last.
+/// Brings the values of a run of steps into lanes, by `put`; 0 beyond the last.
 #[inline(always)]
-fn gather(
+pub(super) fn gather<L>(
     (width, scale, bound): (usize, f32, f32),
     values: &[f32],
     stretches: &Stretches,
     from: usize,
-    out: &mut [Lanes],
+    out: &mut [L],
+    put: impl Fn(&mut L, usize, i16),
 ) {
     for (lane, first) in stretches.first.iter().enumerate() {
         let rest = values.get((first + from) * width..).unwrap_or_default();
@@ -195,38 +258,21 @@ fn gather(
             for (n, x) in numbers.iter_mut().zip(rest) {
                 *n = place(*x, scale, bound) as i16;
             }
-            some.iter_mut().zip(&numbers).for_each(|(out, n)| out.0[lane] = *n);
+            some.iter_mut().zip(&numbers).for_each(|(out, n)| put(out, lane, *n));
         }
-        none.iter_mut().for_each(|out| out.0[lane] = 0);
+        none.iter_mut().for_each(|out| put(out, lane, 0));
     }
 }
 
-/// What each row of the code adds to the costs: a codeword or its opposite, or a subset of a lattice.
+/// What each row of the book adds to the costs: a codeword or its opposite.
 #[inline(always)]
-fn score(code: &Code, word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
-    let book = match code {
-        Code::Book(book) => book,
-        Code::Lattice(_) => return score_lattice(word, scores),
-    };
+fn score(book: &Codebook, word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
     match book.width {
         2 => score_width::<2>(book, word, scores),
         4 => score_width::<4>(book, word, scores),
         8 => score_width::<8>(book, word, scores),
         16 => score_width::<16>(book, word, scores),
         _ => score_width::<32>(book, word, scores),
-    }
-}
-
-/// The distance to the nearest point of each subset, squared. Sixteen bits hold the place between two
-/// points of a subset, so that they overflow from one to the next.
-#[inline(always)]
-fn score_lattice(word: &[Lanes], scores: &mut [Lanes; N_STATES]) {
-    let Some(place) = word.first() else { return };
-    for (subset, score) in scores.iter_mut().enumerate().take(N_SUBSETS) {
-        for l in 0..LANES {
-            let distance = place.0[l].wrapping_sub((subset as i16).wrapping_mul(UNIT));
-            score.0[l] = ((i32::from(distance) * i32::from(distance >> 1)) >> 16) as i16;
-        }
     }
 }
 
@@ -265,39 +311,6 @@ fn step(
             let scores = [score(2 * pair), score(2 * pair + 1)];
             either(costs, pair, scores, next, &mut decisions);
         }
-        *word = decisions;
-    }
-}
-
-/// The same for a lattice, which has four scores. `first` has the subset of each word's first state: subsets
-/// are sums modulo 2 of bits of the state, so all others of a word are as far from it as they are from 0 in
-/// the first word.
-#[inline(always)]
-fn step_lattice(
-    first: &[u8; WORDS],
-    scores: &[Lanes; N_SUBSETS],
-    costs: &[Lanes; N_NODES],
-    next: &mut [Lanes; N_NODES],
-    back: &mut [Lanes<u16>; WORDS],
-) {
-    for ((place, word), first) in back.iter_mut().enumerate().zip(first) {
-        let score = |from_first: u8| &scores[usize::from(first ^ from_first) % N_SUBSETS];
-        let scores = [score(0), score(1), score(2), score(3)];
-        let mut decisions = Lanes([0; LANES]);
-        let mut of = |pair: usize| {
-            let subset = usize::from(subset(2 * pair as u8));
-            let scores = [scores[subset], scores[subset ^ 2]];
-            either(costs, place * PAIRS + pair, scores, next, &mut decisions);
-        };
-        // Written out, so that it is known when this is compiled which score is whose.
-        of(0);
-        of(1);
-        of(2);
-        of(3);
-        of(4);
-        of(5);
-        of(6);
-        of(7);
         *word = decisions;
     }
 }
