@@ -56,6 +56,7 @@ macro_rules! vectorised_256 {
     };
 }
 
+mod block;
 mod butterfly;
 pub mod convert;
 pub mod dct;
