@@ -111,7 +111,9 @@ impl BlockCache {
         }
         if let Ok(Some((at, block))) = state.make_room(place, self.block_len) {
             drop(state);
-            let _ = self.bring(at, block, load);
+            if let Ok(block) = self.bring(at, block, load) {
+                self.back(place, block, false);
+            }
         }
     }
 
@@ -120,7 +122,8 @@ impl BlockCache {
         self.lock().held.contains_key(&place)
     }
 
-    /// Nobody looks at this block through `block` any more. If it `is_done`, it is the next to make room.
+    /// Nobody looks at this block through `block` any more: who waits for room hears of it, as of nothing that is
+    /// only dropped. If it `is_done`, it is the next to make room.
     pub(super) fn back(&self, place: Place, block: Arc<Block>, is_done: bool) {
         let mut state = self.lock();
         drop(block);
@@ -141,16 +144,19 @@ impl BlockCache {
         // Room was made by taking what nobody else has.
         let loaded = Arc::get_mut(&mut block).map_or(Err(io::ErrorKind::Other.into()), load);
         let mut state = self.lock();
-        let kept = Arc::clone(&block);
-        state.slots[at].bytes = Some(kept);
-        if loaded.is_err() {
-            let place = state.slots[at].place.take();
-            place.and_then(|place| state.held.remove(&place));
-            state.slots[at].used = 0;
-        }
+        let came = match loaded {
+            Ok(()) => Ok(Arc::clone(&block)),
+            Err(e) => {
+                let place = state.slots[at].place.take();
+                place.and_then(|place| state.held.remove(&place));
+                state.slots[at].used = 0;
+                Err(e)
+            }
+        };
+        state.slots[at].bytes = Some(block);
         drop(state);
         self.changed.notify_all();
-        loaded.map(|()| block)
+        came
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
