@@ -33,14 +33,24 @@ struct DirectFile {
 }
 
 /// A block that is wanted soon.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Fetch<'a> {
     from: &'a Direct,
     shard_idx: usize,
     number: u64,
 }
 
+impl PartialEq for Fetch<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        let place = |fetch: &Self| (fetch.shard_idx, fetch.number);
+        std::ptr::eq(self.from, other.from) && place(self) == place(other)
+    }
+}
+
 impl Fetch<'_> {
+    /// Bytes of a block.
+    pub(crate) const BYTES: u64 = BLOCK;
+
     /// Brings it in, so that who reads it finds it, or is told what went wrong.
     pub(crate) fn run(self) {
         let file = &self.from.files[self.shard_idx];

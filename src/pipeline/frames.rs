@@ -106,14 +106,13 @@ impl<'a> FrameReader<'a> {
         while self.picker.is_none() && self.ahead.wants_more() {
             let next = advance(self.stage, &mut self.next_ahead);
             let Some((tensor, part, offset, len)) = next else { return };
-            let mut bytes = u64::from(len);
+            let mut bytes = 0;
             if let Some(direct) = self.stage.archive.frames().direct() {
-                self.ahead.fetch(direct, 0, offset..offset + bytes);
+                bytes += self.ahead.fetch(direct, 0, offset..offset + u64::from(len));
             }
             let tile = self.stage.stored.tilings[tensor].get(part);
             if let Some((source, shard, at, n)) = self.base_place(tensor, &tile) {
-                self.ahead.need(source, shard, at..at + n as u64);
-                bytes += n as u64;
+                bytes += self.ahead.need(source, shard, at..at + n as u64);
             }
             self.ahead.announced(bytes);
         }

@@ -10,12 +10,14 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use crate::checkpoint::{Direct, Fetch, Source};
 
 /// Bytes asked for ahead of the reader, of all files together.
-const WINDOW: u64 = 24 << 20;
-/// What a tile counts at least, so that tiles without input do not let the window run to the end.
-const LEAST: u64 = 1 << 20;
-/// Room for what is fetched ahead of each of several files: of those in the window the first and the last may
-/// be half outside.
-const ROOM: u64 = WINDOW + (8 << 20);
+const WINDOW: u64 = 32 << 20;
+/// What a tile counts at least, so that tiles without input, or with what is there already, do not let the window
+/// run to the end.
+const LEAST: u64 = 256 << 10;
+/// Room for what is fetched ahead of each of several files: all of the window may lie in one.
+const ROOM: u64 = WINDOW;
+/// Blocks that were announced last, of which each is announced once though several tiles lie in it.
+const N_RECENT: usize = 16;
 /// Threads that fetch: beside the reader's own the disk has two orders, so that it never waits for one.
 const N_FETCHERS: usize = 2;
 
@@ -31,8 +33,10 @@ pub(crate) fn room(spare: u64, n: usize) -> u64 {
 pub(crate) struct ReadAhead<'a> {
     tiles: VecDeque<u64>,
     bytes: u64,
-    /// Nothing to fetch with: there is nothing direct, or no room.
+    /// None if nothing is read past the cache, or there is no room.
     fetches: Option<Sender<Fetch<'a>>>,
+    /// Announced last.
+    recent: VecDeque<Fetch<'a>>,
     /// Whether a file wants the system to be asked.
     asks: bool,
 }
@@ -57,7 +61,8 @@ impl<'a> Fetches<'a> {
 pub(crate) fn read_ahead<'a>(sources: &[&Source], is_direct: bool) -> (ReadAhead<'a>, Fetches<'a>) {
     let (tx, rx) = is_direct.then(unbounded).unzip();
     let asks = sources.iter().any(|source| source.asks());
-    (ReadAhead { tiles: VecDeque::new(), bytes: 0, fetches: tx, asks }, Fetches(rx))
+    let (tiles, recent) = (VecDeque::new(), VecDeque::with_capacity(N_RECENT));
+    (ReadAhead { tiles, bytes: 0, fetches: tx, recent, asks }, Fetches(rx))
 }
 
 impl<'a> ReadAhead<'a> {
@@ -71,21 +76,34 @@ impl<'a> ReadAhead<'a> {
         (self.asks || self.fetches.is_some()) && self.bytes < WINDOW
     }
 
-    /// A range is read soon; of one more tile, which is [`announced`](Self::announced) after its ranges.
-    pub(crate) fn need(&self, source: &'a Source, shard: usize, range: Range<u64>) {
-        match source.direct() {
-            Some(direct) => self.fetch(direct, shard, range),
-            None => source.will_need(shard, range.start, (range.end - range.start) as usize),
+    /// A range is read soon; of one more tile, which is [`announced`](Self::announced) after its ranges with the bytes
+    /// that are brought in for them, which are returned.
+    pub(crate) fn need(&mut self, source: &'a Source, shard: usize, range: Range<u64>) -> u64 {
+        if let Some(direct) = source.direct() {
+            return self.fetch(direct, shard, range);
         }
+        let len = range.end - range.start;
+        source.will_need(shard, range.start, len as usize);
+        len
     }
 
     /// [`need`](Self::need), of files that are read past the cache.
-    pub(crate) fn fetch(&self, direct: &'a Direct, shard: usize, range: Range<u64>) {
-        let Some(fetches) = &self.fetches else { return };
+    pub(crate) fn fetch(&mut self, direct: &'a Direct, shard: usize, range: Range<u64>) -> u64 {
+        let Some(fetches) = &self.fetches else { return 0 };
+        let mut bytes = 0;
         for fetch in direct.to_fetch(shard, range.start, range.end - range.start) {
+            if self.recent.contains(&fetch) {
+                continue;
+            }
+            if self.recent.len() == N_RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(fetch);
+            bytes += Fetch::BYTES;
             // Nobody listens once the run has failed.
             let _ = fetches.send(fetch);
         }
+        bytes
     }
 
     /// One more tile was asked for.

@@ -257,8 +257,7 @@ impl<'a> TileReader<'a> {
             let tile = self.pair.items[unit.tensor].tiling.get(unit.tiles.start + tile_idx);
             let mut bytes = 0;
             for (source, shard, range) in self.places(unit.tensor, &tile).into_iter().flatten() {
-                bytes += range.end - range.start;
-                self.ahead.need(source, shard, range);
+                bytes += self.ahead.need(source, shard, range);
             }
             self.ahead.announced(bytes);
         }
