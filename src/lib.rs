@@ -63,9 +63,9 @@ pub use method::{
 };
 pub use pipeline::{
     CompressOptions, DEFAULT_MAX_MEMORY, Observer, Parity, RecoverOptions, RepairOptions,
-    Resources, RestoreOptions, Silent, Subset, UpkeepOptions, VerifyLevel, VerifyOptions, append,
-    compact, compact_with, compare, compress, forecast, inspect, make_parity, recover, remove,
-    remove_with, repair, restore, verify,
+    Resources, RestoreOptions, Silent, Subset, TensorReader, UpkeepOptions, VariantReader,
+    VerifyLevel, VerifyOptions, append, compact, compact_with, compare, compress, forecast,
+    inspect, make_parity, recover, remove, remove_with, repair, restore, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,

@@ -265,6 +265,20 @@ impl<'a> HashCheck<'a> {
         Ok(Some(restored == seal.restored_hash))
     }
 
+    /// The same for tensors that must restore to what was stored. Says whether one has.
+    ///
+    /// # Errors
+    /// As [`Self::add`]; `Corrupt` if it has not.
+    pub(crate) fn hold(&mut self, tile: &Decoded) -> Result<bool> {
+        match self.add(tile)? {
+            Some(false) => Err(Error::corrupt(format!(
+                "tensor {} decodes to other bytes than were stored; run verify --base",
+                self.stage.stored.tensors[tile.tensor].name
+            ))),
+            checked => Ok(checked.is_some()),
+        }
+    }
+
     /// Adds a tile; after the last one of a tensor, gives the hashes of the base's bytes and of what it
     /// restores to.
     pub(crate) fn hash(&mut self, tile: &Decoded) -> Option<(u128, u128)> {

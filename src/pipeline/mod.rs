@@ -22,6 +22,7 @@ mod options;
 mod ordered;
 mod parity;
 mod passes;
+mod read;
 mod read_ahead;
 mod recover;
 mod remove;
@@ -51,6 +52,7 @@ pub use options::{
 };
 pub(crate) use ordered::run_parallel;
 pub use parity::{Parity, make_parity};
+pub use read::{TensorReader, VariantReader};
 pub use recover::recover;
 pub use remove::{remove, remove_with};
 pub use repair::repair;

@@ -105,5 +105,8 @@ mod supply;
 // The NumPy model's vectors.
 mod reference;
 
+// Tensors read one by one.
+mod read;
+
 // Real checkpoints, where there are some.
 mod shared_data;
