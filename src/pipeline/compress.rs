@@ -177,6 +177,8 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
         run.sides = shifted.shift.as_ref().map_or(Sides::AsTheyAre, Sides::ShiftedBase);
     }
     let mut written = encode_variant(inputs, &mut writer, options, &run, observer)?;
+    // Who wished to stop at the last tile, too.
+    observer.check()?;
     let blobs = write_side_files(inputs, &mut writer)?;
     inputs.check_unchanged()?;
     let seals = &mut written.seals;

@@ -78,6 +78,8 @@ pub fn restore(
     }
     writer.write_index(stored.head.has_index && whole && options.max_shard_size.is_none())?;
     base.checkpoint().check_unchanged()?;
+    // Who wished to stop at the last tile, too.
+    observer.check()?;
     writer.commit()?;
     Ok(RestoreReport {
         variant: stored.head.name.clone(),
