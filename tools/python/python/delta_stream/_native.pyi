@@ -1,0 +1,36 @@
+"""The compiled part. Not for use from outside: delta_stream wraps all of it."""
+
+from os import PathLike
+from typing import Any, Callable, Optional, Union, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Path = Union[str, PathLike[str]]
+_Progress = Optional[Callable[[int, int], object]]
+_Described = tuple[str, str, tuple[int, ...], int]
+
+__VERSION__: str
+
+def inspect(archive: _Path, name: Optional[str] = None) -> dict[str, Any]: ...
+def compress(
+    paths: tuple[_Path, _Path, _Path], options: str, append: bool, progress: _Progress
+) -> dict[str, Any]: ...
+def restore(
+    paths: tuple[_Path, _Path, _Path], options: str, progress: _Progress
+) -> dict[str, Any]: ...
+
+@final
+class Variant:
+    def __new__(cls, archive: _Path, name: Optional[str] = None) -> Variant: ...
+    @property
+    def name(self) -> str: ...
+    def tensors(self) -> list[_Described]: ...
+    def as_in_base(self) -> list[bool]: ...
+    def on(self, base: _Path, resources: str) -> Reader: ...
+
+@final
+class Reader:
+    def read(self, tensor: int, out: NDArray[np.uint8], progress: _Progress) -> None: ...
+    def base_tensors(self) -> list[_Described]: ...
+    def read_base(self, tensor: int, out: NDArray[np.uint8]) -> None: ...
