@@ -74,7 +74,7 @@ fn locked(path: &Path) -> Outcome<Vec<Locked>> {
 
 #[test]
 fn packages_come_from_the_registry_and_are_what_they_were() -> Outcome {
-    for lock in ["Cargo.lock", "tests/fuzz/Cargo.lock"] {
+    for lock in ["Cargo.lock", "tests/fuzz/Cargo.lock", "tools/python/Cargo.lock"] {
         let packages = locked(&root().join(lock))?;
         assert!(packages.len() > 40, "{lock} is not read");
         let mut sources = BTreeSet::new();
@@ -174,32 +174,35 @@ fn licence_expressions_are_read_as_they_are_meant() {
     }
 }
 
-/// What cargo says of all packages that are built here; `None` with a message where it cannot without a network.
-fn metadata() -> Outcome<Option<Value>> {
+/// What cargo says of all packages that are built in a directory of the tree; `None` with a message where it
+/// cannot without a network.
+fn metadata(dir: &str) -> Outcome<Option<Value>> {
     let version = Command::new(env!("CARGO")).arg("-vV").output()?;
     let version = String::from_utf8(version.stdout)?;
     let host = version.lines().find_map(|l| l.strip_prefix("host: ")).ok_or("a host")?;
     let output = Command::new(env!("CARGO"))
-        .current_dir(root())
+        .current_dir(root().join(dir))
         .args(["metadata", "--offline", "--locked", "--format-version", "1"])
         .args(["--filter-platform", host])
         .output()?;
     if output.status.success() {
         return Ok(Some(serde_json::from_slice(&output.stdout)?));
     }
-    println!("skipped: cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    println!("skipped: cargo metadata in {dir}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(None)
 }
 
 #[test]
 fn licences_are_permissive() -> Outcome {
-    let Some(metadata) = metadata()? else { return Ok(()) };
-    let packages = metadata["packages"].as_array().ok_or("packages")?;
-    assert!(packages.len() > 40, "only {} packages", packages.len());
-    for package in packages {
-        let name = package["name"].as_str().unwrap_or_default();
-        let licence = package["license"].as_str().unwrap_or_default();
-        assert!(is_allowed(licence), "{name} is under {licence:?}");
+    for dir in [".", "tools/python"] {
+        let Some(metadata) = metadata(dir)? else { continue };
+        let packages = metadata["packages"].as_array().ok_or("packages")?;
+        assert!(packages.len() > 40, "only {} packages in {dir}", packages.len());
+        for package in packages {
+            let name = package["name"].as_str().unwrap_or_default();
+            let licence = package["license"].as_str().unwrap_or_default();
+            assert!(is_allowed(licence), "{name} is under {licence:?}");
+        }
     }
     Ok(())
 }
