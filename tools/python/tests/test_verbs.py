@@ -207,6 +207,8 @@ def test_ctrl_c_ends_a_run_without_a_callback(large, tmp_path):
         import os, signal, sys, threading
         import delta_stream as ds
         root, out = sys.argv[1:]
+        # Where the tests run in the background, the signal is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             for i in range(100):
