@@ -6,8 +6,8 @@ use crate::pipeline::budget::Needs;
 use crate::pipeline::decode::{DecodeStage, Job};
 use crate::pipeline::identity::base_range;
 use crate::pipeline::options::Resources;
-use crate::pipeline::ordered::run_beside;
-use crate::pipeline::read_ahead::{ReadAhead, read_ahead, room};
+use crate::pipeline::ordered::{Width, run_beside};
+use crate::pipeline::read_ahead::{Fetches, ReadAhead, read_ahead, room};
 use crate::pipeline::subset::Picker;
 use crate::tensor::Tile;
 
@@ -24,6 +24,20 @@ pub(crate) fn run_frames<T: Send, S>(
     work: impl Fn(&mut S, Job) -> Result<T> + Sync,
     sink: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
+    let (width, mut reader, fetches) = frames(stage, (needs, resources), picker)?;
+    let beside: (_, &(dyn Fn() + Sync)) = (fetches.n_threads(), &|| fetches.run());
+    run_beside(width, beside, move || reader.next(), scratch, work, sink)
+}
+
+/// The frames of a stage's tensors, how many are worked on at once, and what is to be fetched ahead of them.
+///
+/// # Errors
+/// `InvalidArgument` if the memory is too little.
+pub(crate) fn frames<'a>(
+    stage: &'a DecodeStage<'a>,
+    (needs, resources): (Needs, &Resources),
+    picker: Option<&'a mut Picker>,
+) -> Result<(Width, FrameReader<'a>, Fetches<'a>)> {
     let width = needs.width(resources.max_memory, resources.threads)?;
     let base = stage.base.map(|base| base.source());
     let files = [base.and_then(Source::direct), stage.archive.frames().direct()];
@@ -31,19 +45,11 @@ pub(crate) fn run_frames<T: Send, S>(
     let room = room(needs.spare(resources.max_memory, width), files.len());
     files.iter().for_each(|direct| direct.keep(room));
     let (ahead, fetches) = read_ahead(base.as_slice(), room > 0);
-    let mut reader = FrameReader::new(stage, picker, ahead);
-    run_beside(
-        width,
-        (fetches.n_threads(), &|| fetches.run()),
-        move || reader.next(),
-        scratch,
-        work,
-        sink,
-    )
+    Ok((width, FrameReader::new(stage, picker, ahead), fetches))
 }
 
 /// Reads the frames of all wanted tensors in order, with the tiles of the base they need.
-struct FrameReader<'a> {
+pub(crate) struct FrameReader<'a> {
     stage: &'a DecodeStage<'a>,
     /// Position in `wanted`, tile, and the file offset of its frame.
     at: (usize, u64, u64),
@@ -65,7 +71,7 @@ impl<'a> FrameReader<'a> {
     }
 
     /// The next frame; `None` after the last.
-    fn next(&mut self) -> Option<Result<Job>> {
+    pub(crate) fn next(&mut self) -> Option<Result<Job>> {
         self.read_ahead();
         loop {
             let (tensor, part, offset, len) = advance(self.stage, &mut self.at)?;

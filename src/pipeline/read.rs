@@ -10,9 +10,9 @@ use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{Error, Result, ResultExt};
 use crate::pipeline::base::Base;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck, Job};
-use crate::pipeline::frames::FrameReader;
+use crate::pipeline::frames::frames;
 use crate::pipeline::options::{Observer, Resources};
-use crate::pipeline::ordered::run_ordered;
+use crate::pipeline::ordered::run_beside;
 use crate::pipeline::restore::sources;
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{Shift, load_shift};
@@ -189,13 +189,12 @@ fn decode(
     resources: &Resources,
     observer: &dyn Observer,
 ) -> Result<()> {
-    let width = stage.needs().width(resources.max_memory, resources.threads)?;
+    let (width, mut reader, fetches) = frames(stage, (stage.needs(), resources), None)?;
     let (mut done, total) = (0, out.len() as u64);
     let mut rest = out;
-    let mut reader = FrameReader::new(stage);
     let mut check = HashCheck::new(stage);
     // Each tile with its own piece of what is filled.
-    let mut next = || -> Option<Result<(Job, &mut [u8])>> {
+    let mut next = move || -> Option<Result<(Job, &mut [u8])>> {
         let job = match reader.next()? {
             Ok(job) => job,
             Err(error) => return Some(Err(error)),
@@ -226,5 +225,6 @@ fn decode(
         }
         return Ok(());
     }
-    run_ordered(width, next, DecodeState::new, work, sink)
+    let beside: (_, &(dyn Fn() + Sync)) = (fetches.n_threads(), &|| fetches.run());
+    run_beside(width, beside, next, DecodeState::new, work, sink)
 }
