@@ -20,7 +20,7 @@ STAGES = [
     ("quantise, sums, bounds", r"kernel::quantise"),
     ("pack", r"kernel::pack"),
     ("rank, sample, draw", r"kernel::(select|sample|random)|codec::mask"),
-    ("directions", r"kernel::(low_rank|jacobi)"),
+    ("directions", r"kernel::(low_rank|block|jacobi)"),
     ("trellis, normal tables", r"kernel::(trellis|normal)"),
     ("rANS, Rice", r"kernel::(rans|rans_stream|rice)"),
     ("byte planes", r"kernel::(planes|lane|entropy)"),
