@@ -3,9 +3,13 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use delta_stream::{CompressOptions, DeltaDct, ErrorKind, Method, PairShape, Resources, Silent};
+use delta_stream::{
+    CompressOptions, DeltaDct, ErrorKind, Method, Observer, PairShape, Resources, RestoreOptions,
+    Silent,
+};
 
 use crate::made::{Files, Outcome, Place, Rng, alone, kill_after, one_shard, twins, verify};
 
@@ -204,5 +208,40 @@ fn a_failed_compress_leaves_nothing() -> Outcome {
     }
     let names = fs::read_dir(place.path(""))?.count();
     assert_eq!(names, 3, "base, ft and broken are all there is");
+    Ok(())
+}
+
+/// Wants to stop once every byte is done.
+#[derive(Default)]
+struct AtTheEnd(AtomicBool);
+
+impl Observer for AtTheEnd {
+    fn progress(&self, done: u64, total: u64) {
+        self.0.store(done == total, Ordering::Relaxed);
+    }
+    fn note(&self, _text: &str) {}
+    fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn a_wish_to_stop_at_the_last_byte_is_heard() -> Outcome {
+    let place = Place::made_up(&PairShape::small().with_sizes(64, 96, 32, 1))?;
+    let (ft, base, archive) = (&place.ft, &place.base, &place.archive);
+    let observer = AtTheEnd::default();
+    let stopped = delta_stream::compress(ft, base, archive, &options("one"), &observer);
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Interrupted);
+    assert_eq!(fs::read_dir(place.path(""))?.count(), 2, "more than base and fine-tune");
+    delta_stream::compress(ft, base, archive, &options("one"), &Silent)?;
+    let before = fs::read(archive)?;
+    let observer = AtTheEnd::default();
+    let stopped = delta_stream::append(ft, base, archive, &options("two"), &observer);
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Interrupted);
+    assert!(fs::read(archive)? == before);
+    let (out, how) = (place.path("out"), RestoreOptions::default());
+    let stopped = delta_stream::restore(archive, base, &out, &how, &AtTheEnd::default());
+    assert_eq!(stopped.unwrap_err().kind(), ErrorKind::Interrupted);
+    assert_eq!(fs::read_dir(place.path(""))?.count(), 3, "more than these and the archive");
     Ok(())
 }
