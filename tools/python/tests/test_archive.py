@@ -1,6 +1,7 @@
 """What an archive says of itself, and its tensors as arrays."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -53,12 +54,31 @@ def test_tensors_are_what_a_restore_writes(shared_pair, tmp_path, name):
 
 def test_safetensors_reads_the_same(shared_pair, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
-    if not hasattr(np, "bfloat16"):
-        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed, so NumPy has no BF16")
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed, so NumPy has no BF16")
     ds.restore(shared_pair.archive, shared_pair.base, tmp_path / "back", name="one")
     loaded = safetensors.load_file(tmp_path / "back" / "model.safetensors")
     for name, array in ds.open(shared_pair.archive).variant("one").tensors(shared_pair.base):
         assert array.dtype == loaded[name].dtype and array.tobytes() == loaded[name].tobytes()
+
+
+def test_resources_change_no_bit(shared_pair):
+    variant = ds.open(shared_pair.archive).variant("one")
+    wanted = {name: array.tobytes() for name, array in variant.tensors(shared_pair.base)}
+    for how in (dict(threads=1), dict(threads=5, max_memory="1GiB"), dict(io="direct", max_memory=300 << 20)):
+        assert {n: a.tobytes() for n, a in variant.tensors(shared_pair.base, **how)} == wanted
+    with pytest.raises(ds.InvalidArgumentError, match="at least"):
+        list(variant.tensors(shared_pair.base, max_memory="1MB"))
+    with pytest.raises(ds.InvalidArgumentError, match="mmap"):
+        next(variant.tensors(shared_pair.base, io="mmap"))
+
+
+def test_threads_may_read_one_variant_at_once(shared_pair):
+    variant = ds.open(shared_pair.archive).variant("one")
+    wanted = {name: array.tobytes() for name, array in variant.tensors(shared_pair.base)}
+    with ThreadPoolExecutor(4) as pool:
+        read_one = lambda name: variant.tensor(shared_pair.base, name).tobytes()  # noqa: E731
+        found = list(pool.map(read_one, variant.names * 4))
+    assert found == [wanted[name] for name in variant.names * 4]
 
 
 def test_some_tensors_in_another_order(shared_pair):

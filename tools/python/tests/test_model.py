@@ -88,7 +88,7 @@ def test_a_variant_is_put_on_and_taken_off(small):
     assert loaded.is_loaded and loaded.variant.name == "one" and "scale" not in loaded.names
     # In place: nobody who has the parameters need be told.
     assert {n: p.data_ptr() for n, p in model.named_parameters()} == where
-    assert not loaded._kept, "nothing of the base was copied"
+    assert loaded.copied == [], "nothing of the base was copied"
     loaded.unload()
     assert bits(model) == before and torch.equal(model(ids), answer)
     assert not loaded.is_loaded
@@ -115,7 +115,7 @@ def test_variants_swap_on_one_base(small):
     assert bits(model) == before
 
 
-def test_another_base_path_is_taken_off_first(small):
+def test_the_base_may_be_named_otherwise(small):
     model, archive = Small(), ds.open(small / "a.delta.zst")
     before = bits(model)
     archive.variant("one").load_into(model, small / "base")
@@ -133,11 +133,27 @@ def test_what_is_not_the_bases_comes_back_too(small):
     before = bits(model)
     with archive.variant("one").load_into(model, small / "base") as loaded:
         assert bits(model) == bits(restored(small, "one"))
-        assert sorted(loaded._kept) == ["scale", "up_proj.weight"]
+        assert sorted(loaded.copied) == ["scale", "up_proj.weight"]
         archive.variant("two").load_into(model, small / "base")
         assert bits(model) == bits(restored(small, "two"))
         ds.unload(model)
         assert bits(model) == before
+    assert bits(model) == before
+
+
+def test_what_comes_back_is_from_the_base_that_was_there(small):
+    """Two archives of two bases, one after the other under one name."""
+    save(tune(Small(), 3), small / "other")
+    save(tune(tune(Small(), 3), 4), small / "three")
+    ds.compress(small / "three", small / "other", small / "b.delta.zst", method="lossless")
+    model = Small()
+    before = bits(model)
+    ds.open(small / "a.delta.zst").variant("two").load_into(model, small / "base")
+    (small / "base").rename(small / "first")
+    (small / "other").rename(small / "base")
+    loaded = ds.open(small / "b.delta.zst").variant().load_into(model, small / "base")
+    assert bits(model) == bits(tune(tune(Small(), 3), 4))
+    loaded.unload()
     assert bits(model) == before
 
 
@@ -147,7 +163,7 @@ def test_a_model_may_have_another_dtype(small, dtype):
     before = bits(model)
     with ds.open(small / "a.delta.zst").variant("two").load_into(model, small / "base") as loaded:
         assert bits(model) == bits(restored(small, "two").to(dtype))
-        assert not loaded._kept
+        assert loaded.copied == []
     assert bits(model) == before
 
 
@@ -184,6 +200,11 @@ def test_what_does_not_fit_is_refused(small):
     model.up_proj = torch.nn.Linear(16, 63)
     with pytest.raises(ds.InvalidArgumentError, match=r"up_proj.weight is \(63, 16\) in the model"):
         variant.load_into(model, small / "base")
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        model = Small()
+        model.scale = model.scale.to(dtype)
+        with pytest.raises(ds.InvalidArgumentError, match="scale is .* quantised"):
+            variant.load_into(model, small / "base")
     with pytest.raises(ds.InvalidArgumentError, match="meta device"):
         variant.load_into(Small().to("meta"), small / "base")
     with pytest.raises(ds.MismatchError):
@@ -254,5 +275,5 @@ def test_a_new_head_is_copied_and_comes_back(tmp_path):
                 model.state_dict()[name].copy_(value)
     before = bits(model)
     with ds.open(tmp_path / "a.delta.zst").variant().load_into(model, tmp_path / "base") as loaded:
-        assert bits(model) == bits(tuned) and list(loaded._kept) == ["down_proj.bias"]
+        assert bits(model) == bits(tuned) and loaded.copied == ["down_proj.bias"]
     assert bits(model) == before

@@ -88,7 +88,7 @@ def test_variants_swap_in_place(tuned):
         wanted = tuned.load(f"back-{name}")
         assert bits(model) == bits(wanted), name
         assert torch.equal(answers(model), answers(wanted)), name
-        assert not loaded._kept, "the model held the base, so nothing is copied"
+        assert loaded.copied == [], "the model held the base, so nothing is copied"
     loaded.unload()
     assert bits(model) == before and torch.equal(answers(model), said)
 

@@ -2,16 +2,14 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from conftest import Pair, read
+from conftest import read
 
 import delta_stream as ds
 from delta_stream import _options
@@ -108,7 +106,7 @@ def test_what_is_there_is_replaced_only_with_force(pair):
         ds.compress(pair.one, pair.base, pair.archive)
     with pytest.raises(ds.InvalidArgumentError, match="has a variant `one` already"):
         ds.append(pair.one, pair.base, pair.archive)
-    with pytest.raises(TypeError, match="force"):
+    with pytest.raises(ds.InvalidArgumentError, match="force"):
         ds.append(pair.one, pair.base, pair.archive, force=True)
     assert pair.archive.read_bytes() == before
     ds.compress(pair.one, pair.base, pair.archive, force=True, parity=5.0)

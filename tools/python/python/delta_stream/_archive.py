@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from . import _native
 from ._arrays import as_numpy, as_torch
 from ._errors import InvalidArgumentError
-from ._options import Size, resources
+from ._options import Path, Size, resources
 from ._progress import Progress, Shown
-
-Path = Union[str, "os.PathLike[str]"]
 
 
 class TensorInfo(NamedTuple):
@@ -54,10 +52,9 @@ class Reading:
         """Copies a tensor of the base into bytes."""
         self.reader.read_base(self.base_places[name], out)
 
-    def base_info(self, name: str) -> Optional[TensorInfo]:
-        """What the base has under a name."""
-        place = self.base_places.get(name)
-        return None if place is None else self.base_infos[place]
+    def base_info(self, name: str) -> TensorInfo:
+        """What the base has under a name, if it is one of `base_places`."""
+        return self.base_infos[self.base_places[name]]
 
 
 class Archive:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, List, Optional, Type
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Type, Union
 
 import numpy as np
 import torch
 
 from ._archive import Reading, TensorInfo, Variant
-from ._arrays import as_torch
+from ._arrays import as_torch, torch_dtype
 from ._errors import InvalidArgumentError
 from ._progress import Progress, Shown
 
@@ -35,12 +36,14 @@ def places(model: Any) -> Dict[str, torch.Tensor]:
     What ``transformers`` would have to compute anew to save has no place.
     """
     state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    # Whoever has a model of transformers has imported it; for others it is not worth its seconds.
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return state
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:
         # Before version 5 models were stored as they are.
-        return state
-    if not hasattr(model, "config"):
         return state
     memory = {value.untyped_storage().data_ptr() for value in state.values()}
     pieces = {name: value.detach().as_subclass(_Piece) for name, value in state.items()}
@@ -88,6 +91,11 @@ def _targets(variant: Variant, model: Any, strict: bool) -> Dict[str, torch.Tens
         shape = variant.info(name).shape
         if tuple(place.shape) != shape:
             raise InvalidArgumentError(f"tensor {name} is {tuple(place.shape)} in the model, {shape} in the variant")
+        if not _can_hold(place.dtype, torch_dtype(variant.info(name).dtype)):
+            raise InvalidArgumentError(
+                f"tensor {name} is {place.dtype} in the model, {variant.info(name).dtype} in the variant: a model that is "
+                "quantised takes no variant"
+            )
         if place.device.type == "meta":
             raise InvalidArgumentError(f"tensor {name} of the model is on the meta device: it has no memory")
         where = (place.device, place.data_ptr(), place.stride())
@@ -95,6 +103,12 @@ def _targets(variant: Variant, model: Any, strict: bool) -> Dict[str, torch.Tens
             seen.add(where)
             found[name] = place
     return {name: found[name] for name in variant.names if name in found}
+
+
+def _can_hold(place: Any, dtype: Any) -> bool:
+    """Whether values of a dtype mean the same in a place of another: floats of some width do."""
+    both = (place, dtype)
+    return place == dtype or all(d.is_floating_point and d.itemsize > 1 for d in both)
 
 
 def _same_bits(place: torch.Tensor, value: torch.Tensor) -> bool:
@@ -118,22 +132,27 @@ class _Scratch:
         reading.read(info.name, data, progress)
         return as_torch(data, info.dtype, info.shape)
 
-    def of_base(self, reading: Reading, info: TensorInfo) -> torch.Tensor:
+    def of_base(self, reading: Reading, name: str) -> torch.Tensor:
+        info = reading.base_info(name)
         data = self.data[: info.nbytes]
-        reading.read_base(info.name, data)
+        reading.read_base(name, data)
         return as_torch(data, info.dtype, info.shape)
+
+
+class _Changed(NamedTuple):
+    """A place of a model that a variant changed, and what was there: a copy, or a base that has it."""
+
+    place: torch.Tensor
+    before: Union[torch.Tensor, Reading]
 
 
 class Loaded:
     """A variant that is on a model. As a context, it is taken off at the end."""
 
-    def __init__(self, variant: Variant, model: Any, reading: Reading) -> None:
+    def __init__(self, variant: Variant, model: Any) -> None:
         self._variant = variant
         self._model = weakref.ref(model)
-        self._reading = reading
-        self._places: Dict[str, torch.Tensor] = {}
-        # What was there and is not the base's: a copy. The base's own comes back from its files.
-        self._kept: Dict[str, torch.Tensor] = {}
+        self._changed: Dict[str, _Changed] = {}
 
     @property
     def variant(self) -> Variant:
@@ -143,7 +162,12 @@ class Loaded:
     @property
     def names(self) -> List[str]:
         """Names of the tensors that it changed."""
-        return list(self._places)
+        return list(self._changed)
+
+    @property
+    def copied(self) -> List[str]:
+        """Of these, the names of those whose earlier values are copies in memory, since the base has others."""
+        return [name for name, changed in self._changed.items() if isinstance(changed.before, torch.Tensor)]
 
     @property
     def is_loaded(self) -> bool:
@@ -157,10 +181,9 @@ class Loaded:
         Raises:
             IoError: If the base cannot be read any more, or was changed; calling again goes on.
         """
-        if not self.is_loaded:
-            return
-        self._put_back(list(self._places))
-        _loaded.pop(self._model(), None)
+        if self.is_loaded:
+            self._put_back(self.names)
+            _loaded.pop(self._model(), None)
 
     def __enter__(self) -> "Loaded":
         return self
@@ -175,34 +198,18 @@ class Loaded:
 
     def __repr__(self) -> str:
         state = "loaded" if self.is_loaded else "not loaded"
-        return f"<Loaded {self._variant.name!r}: {len(self._places)} tensors changed, {state}>"
+        return f"<Loaded {self._variant.name!r}: {len(self._changed)} tensors changed, {state}>"
 
     def _put_back(self, names: List[str]) -> None:
-        from_base = [info for name in names if name not in self._kept and (info := self._reading.base_info(name))]
-        scratch = _Scratch(from_base)
+        """Puts back some of what was there, and forgets it."""
+        befores = [(name, self._changed[name].before) for name in names]
+        infos = [before.base_info(name) for name, before in befores if isinstance(before, Reading)]
+        scratch = _Scratch(infos)
         with torch.inference_mode():
-            for info in from_base:
-                self._places[info.name].copy_(scratch.of_base(self._reading, info))
-                del self._places[info.name]
-            for name in names:
-                if name in self._kept:
-                    self._places[name].copy_(self._kept[name])
-                    del self._places[name], self._kept[name]
-
-    def _take_over(self, earlier: "Loaded", name: str) -> None:
-        """Another variant of the same base changed this tensor; what was there before it is what comes back."""
-        self._places[name] = earlier._places.pop(name)
-        if name in earlier._kept:
-            self._kept[name] = earlier._kept.pop(name)
-
-    def _keep(self, name: str, place: torch.Tensor, scratch: _Scratch, check: bool) -> bool:
-        """Sees to it that what is there can come back. Returns whether it is the base's."""
-        base = self._reading.base_info(name)
-        if base is not None and base.shape == tuple(place.shape):
-            if not check or _same_bits(place, scratch.of_base(self._reading, base)):
-                return True
-        self._kept[name] = place.detach().to("cpu", copy=True)
-        return False
+            for name, before in befores:
+                value = scratch.of_base(before, name) if isinstance(before, Reading) else before
+                self._changed[name].place.copy_(value)
+                del self._changed[name]
 
 
 def loaded_on(model: Any) -> Optional[Loaded]:
@@ -216,19 +223,16 @@ def load(
     """Puts a variant on a model: :meth:`Variant.load_into`."""
     targets = _targets(variant, model, strict)
     reading = Reading(variant, base, options)
-    earlier = _loaded.get(model)
-    if earlier is not None and earlier._reading.base != reading.base:
-        earlier.unload()
-        earlier = None
-    new = Loaded(variant, model, reading)
+    new, earlier = Loaded(variant, model), _loaded.get(model)
     with Shown(progress, variant.name) as call:
         try:
-            _put(new, earlier, targets, check, call)
+            _put(new, earlier, reading, targets, check, call)
         except BaseException:
+            # What is neither of the two is put back as far as it can be.
             _loaded.pop(model, None)
             for loaded in (new, earlier):
                 if loaded is not None:
-                    loaded._put_back(list(loaded._places))
+                    loaded._put_back(loaded.names)
             raise
     _loaded[model] = new
     return new
@@ -237,40 +241,52 @@ def load(
 def _put(
     new: Loaded,
     earlier: Optional[Loaded],
+    reading: Reading,
     targets: Dict[str, torch.Tensor],
     check: bool,
     call: Optional[Callable[[int, int], object]],
 ) -> None:
-    variant, reading = new._variant, new._reading
-    infos = [variant.info(name) for name in targets]
-    in_base = [base for info in infos if (base := reading.base_info(info.name)) is not None]
+    infos = [new.variant.info(name) for name in targets]
+    in_base = [reading.base_info(info.name) for info in infos if info.name in reading.base_places]
     scratch = _Scratch([*infos, *in_base])
     if earlier is not None:
         # What only the one before changed.
         stays = {info.name for info in infos if not info.as_in_base}
-        earlier._put_back([name for name in earlier._places if name not in stays])
+        earlier._put_back([name for name in earlier.names if name not in stays])
     done, total = 0, sum(info.nbytes for info in infos)
     for info in infos:
-        place = targets[info.name]
+        heard = None if call is None else _after(call, done, total)
         with torch.inference_mode():
-            if earlier is not None and info.name in earlier._places:
-                new._take_over(earlier, info.name)
-                is_base = False
-            elif info.as_in_base and not check:
-                is_base = True
-            else:
-                is_base = new._keep(info.name, place, scratch, check)
-                new._places[info.name] = place
-            if is_base and info.as_in_base:
-                # It is there already.
-                new._places.pop(info.name, None)
-            else:
-                heard = None if call is None else _after(call, done, total)
-                place.copy_(scratch.of(reading, info, heard))
+            _put_one(new, earlier, reading, info, targets[info.name], check, scratch, heard)
         done += info.nbytes
         if call is not None:
             call(done, total)
 
 
+def _put_one(
+    new: Loaded,
+    earlier: Optional[Loaded],
+    reading: Reading,
+    info: TensorInfo,
+    place: torch.Tensor,
+    check: bool,
+    scratch: _Scratch,
+    heard: Optional[Callable[[int, int], object]],
+) -> None:
+    name = info.name
+    if earlier is not None and name in earlier._changed:
+        # What was there before that is what comes back.
+        new._changed[name] = earlier._changed.pop(name)
+    else:
+        is_base = name in reading.base_places and reading.base_info(name).shape == tuple(place.shape)
+        if is_base and check:
+            is_base = _same_bits(place, scratch.of_base(reading, name))
+        if is_base and info.as_in_base:
+            return
+        new._changed[name] = _Changed(place, reading if is_base else place.detach().to("cpu", copy=True))
+    place.copy_(scratch.of(reading, info, heard))
+
+
 def _after(call: Callable[[int, int], object], before: int, total: int) -> Callable[[int, int], object]:
+    """Progress of one tensor as that of all."""
     return lambda done, _: call(before + done, total)

@@ -5,12 +5,62 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, TypedDict, Union
 
 from ._errors import InvalidArgumentError
 
 Size = Union[int, str]
 """Bytes: a number, or text with a unit, as in ``"2GB"`` or ``"512MiB"``."""
+
+Path = Union[str, "os.PathLike[str]"]
+"""A place in the file system."""
+
+
+class Settings(TypedDict, total=False):
+    """What methods have of their own; one that belongs to another method is refused.
+
+    ``auto`` takes one of the first four, ``delta-dct`` ``patch`` to ``rescale``, ``bitdelta`` ``scale`` and
+    ``bit_planes``, ``deltadq`` ``bits`` and ``alpha`` to ``parts``, ``ultradelta`` ``bits``, ``sparsity`` and ``step`` to
+    ``gamma_floor``, ``dare`` ``sparsity``.
+    """
+
+    bits: float
+    ratio: float
+    max_size: Size
+    quality: str
+    patch: int
+    allocation: str
+    rescale: bool
+    scale: str
+    bit_planes: int
+    alpha: int
+    group: int
+    index: str
+    parts: int
+    sparsity: float
+    step: float
+    rates: str
+    clamp: bool
+    trace_reference: Union[str, float]
+    trace_of: str
+    gamma_floor: float
+
+
+class Options(Settings, total=False):
+    """The same, and what :func:`delta_stream.compress` takes beside it."""
+
+    base_shift: Path
+    lambda_: float
+    eta: float
+    eta_rule: str
+    include: str
+    exclude: str
+    rest: str
+    calibrate: Path
+    seed: int
+    resume: bool
+    parity: float
+
 
 _UNITS = {
     "": 1,
@@ -44,9 +94,6 @@ def resources(max_memory: Optional[Size], threads: Optional[int], io: Optional[s
     return json.dumps(_resources(max_memory, threads, io))
 
 
-def options(max_memory: Optional[Size], threads: Optional[int], io: Optional[str], **given: Any) -> str:
+def as_json(max_memory: Optional[Size], threads: Optional[int], io: Optional[str], **given: Any) -> str:
     """All options of a verb; paths become text."""
-    for key, value in given.items():
-        if isinstance(value, os.PathLike):
-            given[key] = os.fspath(value)
-    return json.dumps({**given, "resources": _resources(max_memory, threads, io)})
+    return json.dumps({**given, "resources": _resources(max_memory, threads, io)}, default=os.fspath)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterable, Optional
+from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional
 
 from . import _native
-from ._archive import Archive, Path
+from ._archive import Archive
 from ._errors import DeltaStreamError
-from ._options import Size, options, size
+from ._options import Options, Path, Settings, Size, as_json, size
 from ._progress import Progress, Shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def open(path: Path) -> Archive:
@@ -46,7 +49,7 @@ def compress(
     threads: Optional[int] = None,
     io: Optional[str] = None,
     progress: Progress = None,
-    **settings: Any,
+    **settings: Unpack[Settings],
 ) -> Dict[str, Any]:
     """Stores the fine-tune ``shards`` as a delta against ``base`` in a new archive.
 
@@ -87,8 +90,23 @@ def compress(
         IoError: If something cannot be read or written. Nothing is left at ``output`` then, nor after
             ``KeyboardInterrupt`` or what ``progress`` raised, unless that came with the last bytes.
     """
-    given = {key: value for key, value in locals().items() if key in _OPTIONS}
-    return _store(False, (shards, base, output), given, settings, progress, (max_memory, threads, io))
+    given: Dict[str, Any] = dict(
+        name=name,
+        method=method,
+        base_shift=base_shift,
+        lambda_=lambda_,
+        eta=eta,
+        eta_rule=eta_rule,
+        include=include,
+        exclude=exclude,
+        rest=rest,
+        calibrate=calibrate,
+        seed=seed,
+        resume=resume,
+        parity=parity,
+        **settings,
+    )
+    return _store(False, force, (shards, base, output), given, progress, (max_memory, threads, io))
 
 
 def append(
@@ -102,7 +120,7 @@ def append(
     max_memory: Optional[Size] = None,
     threads: Optional[int] = None,
     io: Optional[str] = None,
-    **given: Any,
+    **options: Unpack[Options],
 ) -> Dict[str, Any]:
     """Adds the fine-tune ``shards`` to an archive that there is. Options, report and errors are those of
     :func:`compress`, but for ``force``, which means nothing here.
@@ -111,42 +129,28 @@ def append(
         InvalidArgumentError: Also if the archive has a variant of this name.
         CorruptError: If the archive is damaged. It keeps what it has, whatever fails.
     """
-    if "force" in given:
-        raise TypeError("append() got an unexpected keyword argument 'force'")
-    settings = {key: value for key, value in given.items() if key not in _OPTIONS}
-    known = {key: value for key, value in given.items() if key in _OPTIONS}
-    known = {**dict.fromkeys(_OPTIONS), "seed": 0, "force": False, "resume": False, **known}
-    known.update(name=name, method=method)
-    return _store(True, (shards, base, archive), known, settings, progress, (max_memory, threads, io))
+    given: Dict[str, Any] = dict(name=name, method=method, **options)
+    return _store(True, False, (shards, base, archive), given, progress, (max_memory, threads, io))
 
 
-_OPTIONS = (
-    "name",
-    "method",
-    "base_shift",
-    "lambda_",
-    "eta",
-    "eta_rule",
-    "include",
-    "exclude",
-    "rest",
-    "calibrate",
-    "seed",
-    "force",
-    "resume",
-    "parity",
-)
+# What is not the method's own.
+_GENERAL = frozenset(Options.__annotations__) - frozenset(Settings.__annotations__) | {"name", "method"}
 
 
 def _store(
-    appends: bool, paths: Any, given: Dict[str, Any], settings: Dict[str, Any], progress: Progress, use: Any
+    appends: bool, force: bool, paths: Any, given: Dict[str, Any], progress: Progress, use: Any
 ) -> Dict[str, Any]:
-    given["lambda"] = given.pop("lambda_")
-    if "max_size" in settings:
-        settings["max_size"] = size(settings["max_size"])
+    general: Dict[str, Any] = {"seed": 0, "resume": False, "force": force}
+    settings: Dict[str, Any] = {}
+    for key, value in given.items():
+        if key in _GENERAL:
+            general[key.rstrip("_")] = value
+        else:
+            # Held to what the method has by the compiled part.
+            settings[key] = size(value) if key == "max_size" else value
     if settings.get("trace_reference") is not None:
         settings["trace_reference"] = str(settings["trace_reference"])
-    text = options(*use, settings=settings, **given)
+    text = as_json(*use, settings=settings, **general)
     paths = tuple(os.fspath(path) for path in paths)
     with Shown(progress, "append" if appends else "compress") as call:
         return _native.compress(paths, text, appends, call)
@@ -188,7 +192,7 @@ def restore(
         InvalidArgumentError: If there is no such variant or tensor, or ``output`` is not empty.
         IoError: If something cannot be read or written. Nothing is left at ``output`` then.
     """
-    text = options(
+    text = as_json(
         max_memory,
         threads,
         io,
