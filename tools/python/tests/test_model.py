@@ -167,6 +167,16 @@ def test_a_model_may_have_another_dtype(small, dtype):
     assert bits(model) == before
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_model_may_be_on_a_gpu(small):
+    model = Small().to("cuda", torch.bfloat16)
+    before = bits(model)
+    with ds.open(small / "a.delta.zst").variant("two").load_into(model, small / "base") as loaded:
+        assert bits(model) == bits(restored(small, "two").to(torch.bfloat16))
+        assert loaded.copied == []
+    assert bits(model) == before
+
+
 def test_parameters_made_for_inference_are_patched(small):
     with torch.inference_mode():
         model = Small()
