@@ -80,10 +80,9 @@ impl Shared<'_> {
     }
 
     /// Gives the next tile its place, behind all others.
-    fn place(&mut self, key: TileKey, len: u32, room: Option<usize>) -> u64 {
+    fn place(&mut self, len: u32) -> u64 {
         let offset = *self.at;
         *self.at += u64::from(len);
-        self.placed.insert(key, (offset, room));
         self.step();
         offset
     }
@@ -146,23 +145,18 @@ impl<'a> TileLog<'a> {
     /// `Io`.
     pub(crate) fn due(&self, note: TileNote, frame: &[u8]) -> Result<u64> {
         let key = (note.tensor, note.part);
-        let (offset, room) = {
+        let (offset, is_there, room) = {
             let mut shared = self.shared();
             match shared.placed.remove(&key) {
-                Some((offset, None)) => (offset, None),
-                Some((offset, Some(room))) => (offset, Some(Some(room))),
-                None => {
-                    // Nothing is noted, so its worker did not write it.
-                    let offset = shared.place(key, note.len, None);
-                    shared.placed.remove(&key);
-                    (offset, Some(None))
-                }
+                Some((offset, room)) => (offset, room.is_none(), room),
+                // Nothing is noted, so its worker did not write it.
+                None => (shared.place(note.len), false, None),
             }
         };
         if self.dry {
             return Ok(offset);
         }
-        if let Some(room) = room {
+        if !is_there {
             self.write(frame, offset)?;
             let mut shared = self.shared();
             shared.note(Note::Tile(note))?;
@@ -205,12 +199,14 @@ impl TakesTiles for TileLog<'_> {
             return Ok(());
         }
         self.write(frame, *shared.at)?;
-        shared.place(key, note.len, None);
+        let offset = shared.place(note.len);
+        shared.placed.insert(key, (offset, None));
         shared.note(Note::Tile(note))?;
         while let Some(key) = shared.next()
             && let Some((len, room)) = shared.waiting.remove(&key)
         {
-            shared.place(key, len, Some(room));
+            let offset = shared.place(len);
+            shared.placed.insert(key, (offset, Some(room)));
         }
         Ok(())
     }
