@@ -12,7 +12,7 @@ use crate::error::{Error, Result, ResultExt};
 use crate::method::dbms::{self, Fit, Point};
 use crate::method::{BaseShift, BaseVector, TraceNorms, Tune};
 use crate::pair::PairItem;
-use crate::pipeline::encode::{Done, Run, encode_units};
+use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::forecast::take_sample;
 use crate::pipeline::inputs::{Inputs, TOOL};
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -303,8 +303,7 @@ fn fit(
     };
     let run = Run { sides, fits: true, ..Run::new(sample, 0, task.earlier, task.options.seed) };
     let mut sum = Fit::default();
-    encode_units(task.inputs, task.options, &run, task.observer, |done| {
-        let Done::Encoded(_, tile) = done else { return Ok(()) };
+    encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
         sum.add(tile.fit);
         Ok(())
     })?;

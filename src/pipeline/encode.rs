@@ -6,7 +6,7 @@ mod tile;
 
 use crossbeam::channel::unbounded;
 
-use crate::archive::{Kept, Origin, TakesTiles};
+use crate::archive::{Kept, Origin, SurveyAt, TakesTiles};
 use crate::checkpoint::Checkpoint;
 use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
@@ -18,7 +18,7 @@ use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::calibration::{Calibration, output_sums};
 use crate::pipeline::encode::collect::{Collector, Outcome, Worked, encoded};
-pub(crate) use crate::pipeline::encode::tile::{Done, EncodedTile, Restored};
+pub(crate) use crate::pipeline::encode::tile::{EncodedTile, Restored};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::known::{Known, survey_at};
@@ -98,17 +98,14 @@ impl EncodeStage<'_> {
 
     /// Writes down what came of a tile, so that a run which is cut off from here on need not work on it again.
     fn save(&self, worked: &Worked) -> Result<()> {
-        let Some(log) = self.run.log.filter(|log| log.takes_notes()) else { return Ok(()) };
         let unit = &self.run.units[worked.block.unit];
         match &worked.result {
-            Outcome::Surveyed(stats) => match stats.to_bytes()? {
-                Some(found) => {
-                    log.surveyed(survey_at(unit, worked.block.pass, worked.tile_idx), &found)
-                }
-                None => Ok(()),
-            },
+            Outcome::Surveyed(stats) => {
+                self.run.save_survey(survey_at(unit, worked.block.pass, worked.tile_idx), stats)
+            }
             Outcome::Encoded(tile) if tile.kept.is_none() => {
-                log.encoded(tile.note(unit.tensor), &tile.frame)
+                let note = || tile.note(unit.tensor);
+                self.run.notes().map_or(Ok(()), |log| log.encoded(note(), &tile.frame))
             }
             _ => Ok(()),
         }
@@ -308,10 +305,21 @@ impl<'a> Run<'a> {
         let (kept, log) = (None, None);
         Self { units, variant, earlier, seed, items, sides, gain, fits, kept, log }
     }
+
+    /// Where to write things down, if notes are taken.
+    fn notes(&self) -> Option<&'a dyn TakesTiles> {
+        self.log.filter(|log| log.takes_notes())
+    }
+
+    /// Writes down what a survey found, if notes are taken.
+    fn save_survey(&self, at: SurveyAt, stats: &TileStats) -> Result<()> {
+        let Some(log) = self.notes() else { return Ok(()) };
+        stats.to_bytes()?.map_or(Ok(()), |found| log.surveyed(at, &found))
+    }
 }
 
-/// Surveys and encodes units, and hands what comes of each tile to `sink` in order. Returns what the method
-/// found about the whole model.
+/// Surveys and encodes units, and hands each encoded tile, with the position of its tensor, to `sink` in order.
+/// Returns what the method found about the whole model.
 ///
 /// # Errors
 /// `Interrupted`; whatever a tile or the sink says.
@@ -320,7 +328,7 @@ pub(crate) fn encode_units(
     options: &CompressOptions,
     run: &Run<'_>,
     observer: &dyn Observer,
-    sink: impl FnMut(Done<'_>) -> Result<()>,
+    sink: impl FnMut(usize, &EncodedTile) -> Result<()>,
 ) -> Result<Findings> {
     let Run { units, earlier, .. } = *run;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
@@ -344,7 +352,7 @@ pub(crate) fn encode_units(
     let merger = lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
     let total = units.iter().map(|u| bytes_read(inputs, u, joint)).sum();
     let recycle = |tile| stage.recycle(tile);
-    let mut collector = Collector { units, observer, merger, sink, recycle, done: 0, total };
+    let mut collector = Collector { run: *run, observer, merger, sink, recycle, done: 0, total };
     run_beside(
         width,
         (fetches.n_threads(), &|| fetches.run()),

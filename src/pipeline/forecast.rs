@@ -10,7 +10,7 @@ use crate::method::auto::NOISE_LEVEL;
 use crate::method::{MatrixRate, Method, RatePlan, TraceNorms};
 use crate::pipeline::choose::settle;
 use crate::pipeline::compress::{Ran, rehearse};
-use crate::pipeline::encode::{Done, Run, encode_units};
+use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::{Unit, units};
@@ -152,8 +152,7 @@ fn encode_sample(
     let mut found = vec![Found::default(); inputs.pair.items.len()];
     let earlier = TraceNorms::new();
     let run = Run::new(units, 0, &earlier, options.seed);
-    encode_units(inputs, options, &run, observer, |done| {
-        let Done::Encoded(tensor, tile) = done else { return Ok(()) };
+    encode_units(inputs, options, &run, observer, |tensor, tile| {
         let found = &mut found[tensor];
         found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;
         found.stored += tile.frame.len() as u64;

@@ -1,16 +1,13 @@
 //! Writes what workers make of a variant: its tiles in order, what they hash to, and notes for a run that
 //! goes on from here.
 
-use crate::archive::{
-    ArchiveWriter, Kept, KeptTile, SealNote, Sums, SurveyAt, TakesTiles, TensorSeal, TileLog,
-};
+use crate::archive::{ArchiveWriter, Kept, KeptTile, SealNote, Sums, TensorSeal, TileLog};
 use crate::error::Result;
 use crate::method::{Measured, RowRates};
-use crate::pipeline::encode::{Done, EncodedTile, Run, encode_units};
+use crate::pipeline::encode::{EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
-use crate::survey::TileStats;
 
 /// What is known of a variant once its tiles are written.
 pub(crate) struct Written {
@@ -35,10 +32,8 @@ pub(crate) fn encode_variant(
     let log = &writer.tiles(order, run.kept)?;
     let run = &Run { log: Some(log), ..*run };
     let mut sink = CompressSink::new(inputs, log, run.kept);
-    let findings = encode_units(inputs, options, run, observer, |done| match done {
-        Done::Condensed(at, stats) => sink.condensed(at, stats),
-        Done::Encoded(tensor, tile) => sink.write(tensor, tile),
-    })?;
+    let write = |tensor, tile: &EncodedTile| sink.write(tensor, tile);
+    let findings = encode_units(inputs, options, run, observer, write)?;
     let CompressSink { seals, sums, .. } = sink;
     Ok(Written { seals, measured: findings.measured, rates: findings.rates, sums })
 }
@@ -69,14 +64,6 @@ impl<'a> CompressSink<'a> {
         }
         let (hasher, tensor_sums) = (TensorHasher::default(), Sums::default());
         Self { inputs, log, seals, hasher, sums, tensor_sums }
-    }
-
-    /// Takes note of what stands for surveys.
-    fn condensed(&mut self, at: SurveyAt, stats: &TileStats) -> Result<()> {
-        match stats.to_bytes()? {
-            Some(found) => self.log.surveyed(at, &found),
-            None => Ok(()),
-        }
     }
 
     fn write(&mut self, tensor: usize, tile: &EncodedTile) -> Result<()> {

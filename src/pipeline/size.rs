@@ -10,7 +10,7 @@ use crate::method::auto::level::noise_level;
 use crate::method::auto::{BITS, MatrixRate, Settled};
 use crate::method::{Auto, RowRates, Size, TraceNorms};
 use crate::pipeline::compress::overhead_bytes;
-use crate::pipeline::encode::{Done, Run, encode_units};
+use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::schedule::{Unit, units};
@@ -94,8 +94,7 @@ fn bits_left(
         .collect();
     let earlier = TraceNorms::new();
     let run = Run::new(&exact, 0, &earlier, options.seed);
-    encode_units(inputs, options, &run, observer, |done| {
-        let Done::Encoded(_, tile) = done else { return Ok(()) };
+    encode_units(inputs, options, &run, observer, |_, tile| {
         rest += tile.frame.len() as u64;
         Ok(())
     })?;

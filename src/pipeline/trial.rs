@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::checkpoint::{CheckpointWriter, parse_layout};
 use crate::error::{Error, Result};
 use crate::pipeline::base_shift::Task;
-use crate::pipeline::encode::{Done, Run, encode_units};
+use crate::pipeline::encode::{Run, encode_units};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::schedule::units;
 use crate::pipeline::stored_delta::{Shift, Sides, StoredDelta};
@@ -36,8 +36,7 @@ pub(crate) fn write_trial(
     let units = units(&inputs.pair, options.method.lossy());
     let run = Run { sides, gain: eta, ..Run::new(&units, 0, earlier, options.seed) };
     let places = places(inputs);
-    encode_units(inputs, options, &run, observer, |done| {
-        let Done::Encoded(tensor, tile) = done else { return Ok(()) };
+    encode_units(inputs, options, &run, observer, |tensor, tile| {
         let t = &inputs.ft.tensors()[tensor];
         let at = inputs.pair.items[tensor].tiling.get(tile.part);
         let start = at.bytes(t.dtype.lane_bytes()).start;

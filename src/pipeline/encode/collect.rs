@@ -1,11 +1,11 @@
 //! What the sink makes of tiles that were worked on.
 
 use crate::error::Result;
-use crate::pipeline::encode::{Done, EncodedTile};
+use crate::pipeline::encode::{EncodedTile, Run};
 use crate::pipeline::known::survey_at;
 use crate::pipeline::merge::Merger;
 use crate::pipeline::options::Observer;
-use crate::pipeline::schedule::{Block, Unit};
+use crate::pipeline::schedule::Block;
 use crate::survey::TileStats;
 
 /// A tile that was worked on.
@@ -31,9 +31,9 @@ pub(super) fn encoded(tile: EncodedTile) -> Outcome {
     Outcome::Encoded(Box::new(tile))
 }
 
-/// Hands results on: surveys to the merger, and what is to be kept to the sink of the run.
+/// Hands results on: surveys to the merger, and encoded tiles to the sink of the run.
 pub(super) struct Collector<'a, S, R> {
-    pub(super) units: &'a [Unit],
+    pub(super) run: Run<'a>,
     pub(super) observer: &'a dyn Observer,
     pub(super) merger: Option<Merger<'a>>,
     pub(super) sink: S,
@@ -46,7 +46,7 @@ pub(super) struct Collector<'a, S, R> {
 
 impl<S, R> Collector<'_, S, R>
 where
-    S: FnMut(Done<'_>) -> Result<()>,
+    S: FnMut(usize, &EncodedTile) -> Result<()>,
     R: Fn(EncodedTile),
 {
     /// Adds the next tile in order.
@@ -56,7 +56,7 @@ where
         self.observer.progress(self.done, self.total);
         let (stats, is_known) = match worked.result {
             Outcome::Encoded(tile) => {
-                (self.sink)(Done::Encoded(self.units[worked.block.unit].tensor, &tile))?;
+                (self.sink)(self.run.units[worked.block.unit].tensor, &tile)?;
                 (self.recycle)(*tile);
                 return Ok(());
             }
@@ -66,9 +66,11 @@ where
         let Some(merger) = &mut self.merger else { return Ok(()) };
         let Block { unit, pass } = worked.block;
         if let Some(whole) = merger.add(worked.block, stats)?.filter(|_| !is_known) {
-            for i in 0..self.units[unit].n_tiles() {
+            // It stands for the surveys of all tiles of the unit, in the place of one.
+            let unit = &self.run.units[unit];
+            for i in 0..unit.n_tiles() {
                 let found = if i == 0 { &whole } else { &TileStats::NonFinite };
-                (self.sink)(Done::Condensed(survey_at(&self.units[unit], pass, i), found))?;
+                self.run.save_survey(survey_at(unit, pass, i), found)?;
             }
         }
         Ok(())

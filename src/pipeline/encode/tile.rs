@@ -1,18 +1,9 @@
 //! What comes of a tile.
 
-use crate::archive::{KeptTile, SurveyAt, TileNote};
+use crate::archive::{KeptTile, TileNote};
 use crate::checkpoint::Window;
 use crate::method::dbms::Fit;
 use crate::pipeline::schedule::Job;
-use crate::survey::TileStats;
-
-/// What a run comes to, tile by tile in order.
-pub(crate) enum Done<'a> {
-    /// What stands for the surveys of all tiles of a unit, in the place of one. Not of an earlier run.
-    Condensed(SurveyAt, &'a TileStats),
-    /// A tile of this tensor.
-    Encoded(usize, &'a EncodedTile),
-}
 
 /// A tile ready to be written.
 pub(crate) struct EncodedTile {
