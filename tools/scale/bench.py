@@ -97,8 +97,8 @@ class Bench:
 
     def output_files(self):
         """Files being written: under the temporary name of the directory, or under its own."""
-        partial = f".{self.out.name}.partial"
-        return [f for d in [*self.dir.glob(partial), self.out] for f in d.glob("*.safetensors")]
+        partial = self.dir / f".{self.out.name}.partial"
+        return [f for d in (partial, self.out) for f in d.glob("*.safetensors")]
 
     def check_files(self, verb, source):
         for path in source.glob("*.safetensors"):

@@ -12,7 +12,7 @@ from . import _native
 from ._arrays import as_numpy, as_torch
 from ._errors import InvalidArgumentError
 from ._options import Path, Size, resources
-from ._progress import Progress, Shown
+from ._progress import Progress, Shown, after
 
 
 class TensorInfo(NamedTuple):
@@ -203,7 +203,7 @@ class Variant:
         before, total = 0, sum(info.nbytes for info in wanted)
         with Shown(progress, self.name) as call:
             for info in wanted:
-                heard = None if call is None else _after(call, before, total)
+                heard = after(call, before, total)
                 yield info.name, _decode(reading, info, convert, heard)
                 before += info.nbytes
 
@@ -274,11 +274,6 @@ class Variant:
             raise InvalidArgumentError(f"variant `{self.name}` has no tensor {name}") from None
 
 
-def _after(call: Callable[[int, int], object], before: int, total: int) -> Callable[[int, int], object]:
-    """Progress of one tensor as that of all."""
-    return lambda done, _: call(before + done, total)
-
-
 def _decode(reading: Reading, info: TensorInfo, convert: Any, progress: Any) -> Any:
     data = np.empty(info.nbytes, dtype=np.uint8)
     reading.read(info.name, data, progress)
@@ -295,5 +290,3 @@ def _converter(framework: str) -> Any:
             raise InvalidArgumentError("framework torch is not installed; numpy is") from error
         return as_torch
     raise InvalidArgumentError(f"there is no framework {framework!r}; there are numpy and torch")
-
-

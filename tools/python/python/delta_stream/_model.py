@@ -13,7 +13,7 @@ import torch
 from ._archive import Reading, TensorInfo, Variant
 from ._arrays import as_torch, torch_dtype
 from ._errors import InvalidArgumentError
-from ._progress import Progress, Shown
+from ._progress import Progress, Shown, after
 
 _loaded: "weakref.WeakKeyDictionary[Any, Loaded]" = weakref.WeakKeyDictionary()
 
@@ -255,7 +255,7 @@ def _put(
         earlier._put_back([name for name in earlier.names if name not in stays])
     done, total = 0, sum(info.nbytes for info in infos)
     for info in infos:
-        heard = None if call is None else _after(call, done, total)
+        heard = after(call, done, total)
         with torch.inference_mode():
             _put_one(new, earlier, reading, info, targets[info.name], check, scratch, heard)
         done += info.nbytes
@@ -285,8 +285,3 @@ def _put_one(
             return
         new._changed[name] = _Changed(place, reading if is_base else place.detach().to("cpu", copy=True))
     place.copy_(scratch.of(reading, info, heard))
-
-
-def _after(call: Callable[[int, int], object], before: int, total: int) -> Callable[[int, int], object]:
-    """Progress of one tensor as that of all."""
-    return lambda done, _: call(before + done, total)

@@ -73,3 +73,10 @@ class Shown:
     ) -> None:
         if self._shown is not None:
             self._shown.close()
+
+
+def after(
+    call: Optional[Callable[[int, int], object]], before: int, total: int
+) -> Optional[Callable[[int, int], object]]:
+    """Progress of one tensor as that of all."""
+    return None if call is None else lambda done, _: call(before + done, total)
