@@ -18,7 +18,7 @@ use crate::archive::reseal::{Places, Rehash, blank, places, stand};
 use crate::archive::store::FrameStore;
 use crate::archive::traces::{Candidate, Held, Traces};
 use crate::archive::writer::{ArchiveWriter, Place};
-use crate::checkpoint::parse_header;
+use crate::checkpoint::{Locked, parse_header};
 use crate::codec::{CodecId, LOST};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Kind, Label};
@@ -57,7 +57,8 @@ pub(crate) struct Rescued {
 ///
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote it; `InvalidArgument` if
-/// `output` exists and `force` is not given, or is the damaged archive; `Io`. There is then no new file.
+/// `output` exists and `force` is not given, or is the damaged archive; `Io`, also if another process is
+/// writing the archive. There is then no new file.
 pub(crate) fn recover<'r>(
     path: &Path,
     output: &Path,
@@ -66,9 +67,11 @@ pub(crate) fn recover<'r>(
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rescue> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    // A writer adds frames that no index lists yet, and cuts off what one before it left.
+    let file = Locked::against_writers(file, path)?;
     refuse_same(&file, output)?;
     let bytes_before = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
-    let frames = FrameStore::new(Arc::new(file), bytes_before);
+    let frames = FrameStore::new(Arc::clone(&file), bytes_before);
     let traces = Traces::find(&frames, bytes_before, &mut || progress(0, bytes_before))?;
     let Held { candidates, next_id, generation, index } = traces.held(&frames);
     let generation = generation.checked_add(1);

@@ -145,12 +145,20 @@ impl Locked {
     pub(crate) fn new(file: File, path: &Path) -> Result<Self> {
         match file.try_lock() {
             Ok(()) => Ok(Self(Arc::new(file))),
-            Err(TryLockError::WouldBlock) => {
-                let text =
-                    format!("{} is being written by another process; wait for it", path.display());
-                Err(Error::new(ErrorKind::Io, text))
-            }
+            Err(TryLockError::WouldBlock) => Err(busy(path)),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        }
+    }
+
+    /// Keeps writers of `path` out while all of the file is read, what no generation holds yet included.
+    /// Where a file system has no locks for a file opened to read, there is none.
+    ///
+    /// # Errors
+    /// `Io` if another process is writing it.
+    pub(crate) fn against_writers(file: File, path: &Path) -> Result<Self> {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(busy(path)),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self(Arc::new(file))),
         }
     }
 
@@ -158,6 +166,11 @@ impl Locked {
     pub(crate) fn unneeded(file: File) -> Self {
         Self(Arc::new(file))
     }
+}
+
+fn busy(path: &Path) -> Error {
+    let text = format!("{} is in use by another process; wait for it", path.display());
+    Error::new(ErrorKind::Io, text)
 }
 
 impl Deref for Locked {

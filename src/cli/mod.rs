@@ -21,6 +21,7 @@ mod restore;
 mod score;
 mod values;
 mod verify;
+mod whole_file;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,12 @@
-//! Readers beside a writer see one generation, whole, whatever it does meanwhile.
+//! Readers beside a writer see one generation, whole, whatever it does meanwhile; who has to be alone is.
 
 use std::fs;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use delta_stream::{
-    BitDelta, CompressOptions, Dare, Method, Resources, RestoreOptions, Result, Silent,
+    BitDelta, CompressOptions, Dare, ErrorKind, Method, RecoverOptions, Resources, RestoreOptions,
+    Result, Silent,
 };
 
 use crate::made::{Outcome, Place, Rng, alone, one_shard, read, twins, verify};
@@ -131,4 +132,35 @@ fn one_new_archive_has_one_writer() -> Outcome {
     assert!(refused > 0, "no run met another");
     assert_eq!(fs::read_dir(place.path(""))?.count(), 2, "something is left");
     Ok(())
+}
+
+/// `recover` reads what no generation holds yet, so it waits for no writer and lets none in meanwhile; a file
+/// that cannot be written is read all the same.
+#[test]
+fn recover_is_refused_beside_a_writer() -> Outcome {
+    let place = &pair()?;
+    delta_stream::compress(&place.ft, &place.base, &place.archive, &options("v", 0), &Silent)?;
+    let saved = place.path("saved.delta.zst");
+    let recover = || {
+        let options = RecoverOptions::default();
+        delta_stream::recover(&place.archive, &saved, &options, &Silent)
+    };
+    let writer = fs::File::open(&place.archive)?;
+    writer.lock()?;
+    let refused = recover().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Io);
+    assert!(refused.to_string().contains("another process"), "{refused}");
+    assert!(!saved.exists());
+    writer.unlock()?;
+
+    let mut permissions = fs::metadata(&place.archive)?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&place.archive, permissions)?;
+    assert!(recover()?.complete);
+    // Another that reads all of it is no writer; and the lock is gone with the run.
+    writer.lock_shared()?;
+    fs::remove_file(&saved)?;
+    assert!(recover()?.complete);
+    writer.unlock()?;
+    Ok(writer.try_lock()?)
 }
