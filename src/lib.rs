@@ -53,7 +53,7 @@ mod wire;
 #[doc(hidden)]
 pub use checkpoint::faults;
 pub use checkpoint::{
-    Checkpoint, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
+    Checkpoint, HubCache, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use method::{

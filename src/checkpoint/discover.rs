@@ -1,8 +1,10 @@
 //! Which files a path means: a Hugging Face directory, an index, or one safetensors file.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::foreign::{Foreign, directory_refusal};
 use crate::checkpoint::index::{INDEX_SUFFIX, Index};
 use crate::checkpoint::names::{NameSet, shown};
 use crate::error::{Error, Result};
@@ -11,24 +13,6 @@ use crate::error::{Error, Result};
 pub(crate) const INDEX_NAME: &str = "model.safetensors.index.json";
 /// The name of a checkpoint of one file.
 pub(super) const SINGLE_NAME: &str = "model.safetensors";
-/// Endings of weights in other formats, and how to get safetensors from them.
-const OTHER_WEIGHTS: &[(&str, &str)] = &[
-    (".bin", TORCH_ADVICE),
-    (".pt", TORCH_ADVICE),
-    (".pth", TORCH_ADVICE),
-    (".ckpt", TORCH_ADVICE),
-    (
-        ".gguf",
-        "get the safetensors checkpoint it was quantised from; GGUF does not hold its weights",
-    ),
-    (".h5", LOAD_ADVICE),
-    (".msgpack", LOAD_ADVICE),
-    (".onnx", LOAD_ADVICE),
-];
-const TORCH_ADVICE: &str = "convert it: load the model with transformers and call \
-     save_pretrained(DIR), or save its state_dict with safetensors.torch.save_file";
-const LOAD_ADVICE: &str = "convert it: load the model with transformers and call save_pretrained(DIR, safe_serialization=True)";
-
 /// The shards a path stands for.
 pub(super) struct Found {
     /// The directory they lie in.
@@ -45,7 +29,7 @@ pub(super) fn is_weights(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.ends_with(".safetensors")
         || name.ends_with(".index.json")
-        || OTHER_WEIGHTS.iter().any(|(suffix, _)| name.ends_with(suffix))
+        || Foreign::by_name(&name).is_some()
 }
 
 /// Finds the shards of the checkpoint at `path`; opens none but an index.
@@ -84,12 +68,23 @@ fn one_file(path: &Path) -> Result<Found> {
         let files = vec![name.to_owned()];
         return Ok(Found { root, owns_root: false, files, index: None });
     }
-    let lower = name.to_ascii_lowercase();
-    let lower = lower.strip_suffix(".index.json").unwrap_or(&lower);
-    let advice = OTHER_WEIGHTS.iter().find(|(suffix, _)| lower.ends_with(suffix));
-    let advice = advice.map_or("give a directory, a .safetensors file or its index.json", |a| a.1);
-    let what = path.display();
-    Err(Error::invalid_checkpoint(format!("{what} is not a safetensors file; {advice}")))
+    if let Some(foreign) = Foreign::by_name(name).or_else(|| Foreign::by_start(&start_of(path))) {
+        return Err(foreign.refusal(path));
+    }
+    Err(Error::invalid_checkpoint(format!(
+        "{} is not a safetensors file; give a directory, a .safetensors file or its index.json",
+        path.display()
+    )))
+}
+
+/// The first bytes of a file that cannot be opened anyway, to say what it is; none if that fails.
+fn start_of(path: &Path) -> Vec<u8> {
+    let mut start = Vec::new();
+    // A pipe would block the open for ever.
+    if fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        let _ = fs::File::open(path).and_then(|file| file.take(8).read_to_end(&mut start));
+    }
+    start
 }
 
 fn from_index(root: PathBuf, path: &Path) -> Result<Found> {
@@ -110,29 +105,35 @@ fn in_directory(dir: &Path) -> Result<Found> {
         return Ok(Found { root, owns_root: true, files, index: None });
     }
     let mut all = list(dir)?;
-    let other = all.iter().find_map(|name| {
-        let lower = name.to_ascii_lowercase();
-        let advice = OTHER_WEIGHTS.iter().find(|(suffix, _)| lower.ends_with(suffix))?.1;
-        Some((name.clone(), advice))
-    });
+    let foreign: Vec<_> =
+        all.iter().filter_map(|name| Some((name.clone(), Foreign::by_name(name)?))).collect();
     all.retain(|name| name.ends_with(".safetensors"));
     let is_copy = |name: &String| name.starts_with("consolidated") || name.starts_with("adapter_");
     let mut files: Vec<String> = all.iter().filter(|name| !is_copy(name)).cloned().collect();
     if files.is_empty() {
         files = all;
     }
-    let what = dir.display();
-    match (files.is_empty(), other) {
-        (false, _) => Ok(Found { root, owns_root: true, files, index: None }),
-        (true, Some((name, advice))) => Err(Error::invalid_checkpoint(format!(
-            "{what} has no .safetensors file, but {}; {advice}",
-            shown(&name)
-        ))),
-        (true, None) => Err(Error::invalid_checkpoint(format!(
-            "{what} has no .safetensors file; give the directory that holds the checkpoint \
-             (in a Hugging Face cache: snapshots/REVISION)"
-        ))),
+    if !files.is_empty() {
+        return Ok(Found { root, owns_root: true, files, index: None });
     }
+    Err(refusal(dir, &foreign))
+}
+
+/// Why a directory without safetensors is no checkpoint. Models come before what a training leaves
+/// beside them, like `training_args.bin`.
+fn refusal(dir: &Path, foreign: &[(String, Foreign)]) -> Error {
+    let is_model = |name: &str| name.contains("model") && !name.ends_with(".json");
+    let rank = |name: &str| (!is_model(name), name.ends_with(".json"));
+    let found = foreign.iter().min_by_key(|(name, _)| rank(name));
+    let Some((name, format)) = found else {
+        return Error::invalid_checkpoint(format!(
+            "{} has no .safetensors file; give the directory that holds the checkpoint (in a Hugging \
+             Face cache: snapshots/REVISION)",
+            dir.display()
+        ));
+    };
+    let alike = |(n, f): &&(String, Foreign)| f == format && is_model(n);
+    directory_refusal(dir, name, *format, foreign.iter().filter(alike).count().max(1))
 }
 
 /// The visible names in `dir` that are not directories, sorted. Names that are not UTF-8 are escaped

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checkpoint::foreign::Foreign;
 use crate::checkpoint::header::{self, MAX_HEADER_BYTES, PREFIX_BYTES};
 use crate::checkpoint::sys::{self, Stamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -159,8 +160,8 @@ fn read_header(file: &File, path: &Path, file_len: u64) -> Result<Vec<u8>> {
     read(&mut prefix, 0)?;
     // Only a length that cannot be one is looked at as a signature: 640 is how a pickle begins.
     let fits = u64::from_le_bytes(prefix) <= MAX_HEADER_BYTES.min(file_len - PREFIX_BYTES);
-    if let Some(advice) = foreign(&prefix).filter(|_| !fits) {
-        return Err(Error::invalid_checkpoint(format!("{what}: {advice}")));
+    if let Some(foreign) = Foreign::by_start(&prefix).filter(|_| !fits) {
+        return Err(foreign.refusal(path));
     }
     let n = header::json_bytes(prefix, &what.to_string())?;
     // Before the allocation: the file itself vouches for the length.
@@ -173,19 +174,4 @@ fn read_header(file: &File, path: &Path, file_len: u64) -> Result<Vec<u8>> {
     let mut header = vec![0; (PREFIX_BYTES + n) as usize];
     read(&mut header, 0)?;
     Ok(header)
-}
-
-/// What a file of another format, saved under a safetensors name, begins with.
-fn foreign(prefix: &[u8; 8]) -> Option<&'static str> {
-    if prefix == b"version " {
-        Some("this is a Git LFS pointer, not the file; fetch it with `git lfs pull`")
-    } else if prefix.starts_with(b"GGUF") {
-        Some("this is a GGUF file; get the safetensors checkpoint it was made from")
-    } else if prefix.starts_with(b"PK\x03\x04") || prefix.starts_with(b"\x80\x02") {
-        Some("this is a PyTorch file; load it and save it with safetensors.torch.save_file")
-    } else if prefix.starts_with(b"<!") || prefix.starts_with(b"<html") {
-        Some("this is a web page, not the file; download it again")
-    } else {
-        None
-    }
 }

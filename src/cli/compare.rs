@@ -1,17 +1,13 @@
 //! `compare`.
 
-use std::path::Path;
-
 use delta_stream::{CompareReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, count, relative};
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Compare, context: &Context) -> Result<Outcome> {
     let base = verb.base.as_deref();
-    let paths: Vec<&Path> = [&*verb.a, &*verb.b].into_iter().chain(base).collect();
-    resolve::local(&paths)?;
     let report = context.watch(|observer| {
         delta_stream::compare(&verb.a, &verb.b, base, &context.resources, observer)
     })?;

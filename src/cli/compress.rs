@@ -5,11 +5,10 @@ use delta_stream::{CompressReport, Result};
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
 use crate::cli::repair;
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
-    resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
     let options = options.with_resume(verb.resume).with_parity(verb.parity);
     let report = context
@@ -20,7 +19,6 @@ pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outco
 
 pub(crate) fn append(verb: &args::Append, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
-    resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, Some(&verb.name))?;
     let options = options.with_resume(verb.resume).with_parity(verb.parity);
     let report = context

@@ -4,12 +4,11 @@ use delta_stream::{Forecast, RatePlan, Result, TensorSummary};
 
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, relative, size, time};
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 use crate::cli::whole_file;
 
 pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
-    resolve::local(&[ft, base])?;
     let options = context.compress_options(&verb.choice, None)?;
     if let Some(output) = &verb.output {
         whole_file::check(output, &[ft, base], context.force)?;

@@ -4,13 +4,12 @@ use delta_stream::{RecoverOptions, RecoverReport, RecoveredVariant, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 
 /// Lost tensors and side files of a variant listed in the table.
 const MAX_LISTED: usize = 20;
 
 pub(crate) fn run(verb: &args::Recover, context: &Context) -> Result<Outcome> {
-    resolve::local(verb.base.as_deref().as_slice())?;
     let options = RecoverOptions::default()
         .with_base(verb.base.clone())
         .with_resources(context.resources.clone())

@@ -1,10 +1,7 @@
-//! From what was typed to the library's options. Touches no file but to see whether a path is there.
-
-use std::path::Path;
+//! From what was typed, and the environment, to the library's options. Touches no file.
 
 use delta_stream::{
-    BaseVector, CompressOptions, Error, MapChoice, Method, Observer, Policy, Resources, Rest,
-    Result,
+    CompressOptions, HubCache, MapChoice, Method, Observer, Policy, Resources, Rest, Result,
 };
 use serde::Serialize;
 
@@ -28,7 +25,8 @@ impl Context {
         if let Some(threads) = common.threads {
             resources = resources.with_threads(threads);
         }
-        resources = resources.with_map(map_choice(common.io));
+        let hub = HubCache::from_env(|name| std::env::var_os(name));
+        resources = resources.with_map(map_choice(common.io)).with_hub(Some(hub));
         let Common { seed, force, json, quiet, .. } = *common;
         Self { resources, seed, force, json, quiet }
     }
@@ -76,9 +74,6 @@ impl Context {
         let policy =
             Policy::new(choice.include.as_deref(), choice.exclude.as_deref())?.with_rest(rest);
         let shift = choice::base_shift(choice)?;
-        if let Some(BaseVector::External(path)) = shift.as_ref().map(|s| &s.vector) {
-            local(&[path])?;
-        }
         let mut options = CompressOptions::new(method)
             .with_policy(policy)
             .with_base_shift(shift)
@@ -105,35 +100,6 @@ fn map_choice(io: Io) -> MapChoice {
         Io::Read => MapChoice::never(),
         Io::Direct => MapChoice::direct(),
     }
-}
-
-/// Refuses names of models on a hub, which otherwise fail as a file that is missing.
-pub(crate) fn local(paths: &[&Path]) -> Result<()> {
-    for path in paths {
-        let parent_is_there = path.parent().is_some_and(Path::exists);
-        if std::fs::symlink_metadata(path).is_err() && !parent_is_there && is_hub_name(path) {
-            return Err(Error::invalid_argument(format!(
-                "{0} is no local path; download the checkpoint first (hf download {0} \
-                 --local-dir DIR) and give the directory",
-                path.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a path reads like `org/name`.
-fn is_hub_name(path: &Path) -> bool {
-    let Some((org, name)) = path.to_str().and_then(|text| text.split_once('/')) else {
-        return false;
-    };
-    let is_word = |word: &str| {
-        let mut bytes = word.bytes();
-        bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && bytes.all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    };
-    let is_file = [".safetensors", ".json"].iter().any(|suffix| name.ends_with(suffix));
-    is_word(org) && is_word(name) && !is_file
 }
 
 #[cfg(test)]
@@ -185,37 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_along_a_hub_name_is_told_from_a_path() {
-        let (context, choice) = choice("--base-shift no-such-org/model");
-        let error = context.compress_options(&choice, None).unwrap_err();
-        assert!(error.to_string().contains("local"), "{error}");
-    }
-
-    #[test]
     fn a_bad_regex_names_its_flag() {
         let (context, choice) = choice("--exclude (");
         let error = context.compress_options(&choice, None).unwrap_err();
         let line = output::error_line(&error);
         assert!(line.starts_with("error: --exclude") && line.lines().count() == 1, "{line}");
-    }
-
-    #[test]
-    fn hub_names_are_told_from_paths() {
-        for (path, is_hub) in [
-            ("meta-llama/Llama-2-13b-hf", true),
-            ("org/name.v1", true),
-            ("./model", false),
-            ("../model", false),
-            ("/abs/model", false),
-            ("model", false),
-            ("a/b/c", false),
-            ("dir/model.safetensors", false),
-        ] {
-            assert_eq!(is_hub_name(Path::new(path)), is_hub, "{path}");
-        }
-        let error = local(&[Path::new("no-such-org/model")]).unwrap_err();
-        assert!(error.to_string().contains("local"), "{error}");
-        // A missing file in a directory that is there is only missing.
-        assert!(local(&[Path::new("src/no-such-file"), Path::new("src")]).is_ok());
     }
 }

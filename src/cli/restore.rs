@@ -4,13 +4,12 @@ use delta_stream::{RestoreOptions, RestoreReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, exact_size};
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 
 /// Shards listed by name in the table.
 const MAX_LISTED: usize = 4;
 
 pub(crate) fn run(verb: &args::Restore, context: &Context) -> Result<Outcome> {
-    resolve::local(&[&verb.base])?;
     let options = options(verb.name.clone(), context)
         .with_tensors(verb.tensors.clone())
         .with_max_shard_size(verb.max_shard_size)

@@ -7,14 +7,13 @@ use delta_stream::{Result, Subset, VerifyLevel, VerifyOptions, VerifyReport};
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size};
 use crate::cli::repair;
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 use crate::cli::values::Share;
 
 /// Faults listed in the table.
 const MAX_LISTED: usize = 16;
 
 pub(crate) fn run(verb: &args::Verify, context: &Context) -> Result<Outcome> {
-    resolve::local(verb.base.as_deref().as_slice())?;
     let level = match (&verb.base, verb.read_data_subset) {
         (Some(base), _) => VerifyLevel::Decode(base.clone()),
         (None, Some(share)) => VerifyLevel::Subset(subset(share, context.seed)),

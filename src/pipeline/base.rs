@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::archive::{Origin, Stored};
-use crate::checkpoint::{Checkpoint, MapChoice, Source, TensorInfo};
+use crate::checkpoint::{Checkpoint, Source, TensorInfo};
 use crate::error::{Error, Result};
 use crate::pipeline::identity::{base_bytes_used, base_probe};
+use crate::pipeline::options::Resources;
 
 /// The base of an archive, opened and probed.
 pub(crate) struct Base {
@@ -14,9 +15,9 @@ pub(crate) struct Base {
 }
 
 impl Base {
-    pub(crate) fn open(path: &Path, map: &MapChoice) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
-        let source = Source::new(&checkpoint, map)?;
+    pub(crate) fn open(path: &Path, resources: &Resources) -> Result<Self> {
+        let checkpoint = Checkpoint::open(&resources.locate(path)?)?;
+        let source = Source::new(&checkpoint, &resources.map)?;
         Ok(Self { checkpoint, source })
     }
 

@@ -28,7 +28,7 @@ pub fn compare(
 ) -> Result<CompareReport> {
     let started = Instant::now();
     let open = |path: &Path| {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(&resources.locate(path)?)?;
         let source = Source::new(&checkpoint, &resources.map)?;
         Ok::<_, Error>((checkpoint, source))
     };

@@ -34,13 +34,11 @@ pub(crate) const TOOL: &str = concat!("delta-stream ", env!("CARGO_PKG_VERSION")
 impl Inputs {
     pub(crate) fn open(ft: &Path, base: &Path, options: &CompressOptions) -> Result<Self> {
         options.validate()?;
-        let name = match &options.name {
-            Some(name) => name.clone(),
-            None => default_name(ft),
-        };
-        check_name(&name)?;
         let base_path = base.to_owned();
-        let (ft, base) = (Checkpoint::open(ft)?, Checkpoint::open(base)?);
+        let (ft, base) = (options.resources.locate(ft)?, options.resources.locate(base)?);
+        let name = options.name.clone().unwrap_or_else(|| default_name(&ft));
+        check_name(&name)?;
+        let (ft, base) = (Checkpoint::open(&ft)?, Checkpoint::open(&base)?);
         let map = &options.resources.map;
         // The base is there for the next fine-tune too.
         let is_once = options.method.lossy().is_none_or(|m| m.joint_passes().is_empty());
@@ -176,6 +174,10 @@ impl Inputs {
 
 fn default_name(ft: &Path) -> String {
     let full = std::fs::canonicalize(ft).unwrap_or_else(|_| ft.to_owned());
+    // A cache names snapshots and files by their hashes.
+    if let Some(model) = checkpoint::model_name(&full) {
+        return model;
+    }
     let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
     name.map_or_else(|| "variant".to_owned(), |n| n.to_string_lossy().into_owned())
 }

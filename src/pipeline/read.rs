@@ -82,7 +82,7 @@ impl VariantReader {
     /// the variant's base vector is; `Io`.
     pub fn on(&self, base: &Path, resources: &Resources) -> Result<TensorReader> {
         let Opened { archive, stored, .. } = &*self.0;
-        let base = Base::open(base, &resources.map)?;
+        let base = Base::open(base, resources)?;
         let all: Vec<_> = (0..stored.tensors.len()).collect();
         base.check(stored, &sources(stored, &all))?;
         let shift = load_shift(archive, stored)?;

@@ -38,7 +38,7 @@ pub fn recover(
     observer: &dyn Observer,
 ) -> Result<RecoverReport> {
     let started = Instant::now();
-    let base = options.base.as_ref().map(|base| Base::open(base, &options.resources.map));
+    let base = options.base.as_ref().map(|base| Base::open(base, &options.resources));
     let base = base.transpose()?;
     let resources = &options.resources;
     let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });

@@ -44,7 +44,7 @@ pub fn restore(
     opened.follow(options.resources.map);
     let selected = select(&stored, &options.tensors)?;
     refuse_lost(&opened, &stored, &selected, options.tensors.is_empty())?;
-    let base = Base::open(base, &options.resources.map)?;
+    let base = Base::open(base, &options.resources)?;
     check_output(output, archive, &base)?;
     let wanted = sources(&stored, &selected);
     base.check(&stored, &wanted)?;

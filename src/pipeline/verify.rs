@@ -45,7 +45,7 @@ pub fn verify(
         opened.follow(options.resources.map);
     }
     let base = match &options.level {
-        VerifyLevel::Decode(path) => Some(Base::open(path, &options.resources.map)?),
+        VerifyLevel::Decode(path) => Some(Base::open(path, &options.resources)?),
         _ => None,
     };
     let entries = match options.name.as_deref() {

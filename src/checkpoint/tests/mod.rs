@@ -1,6 +1,7 @@
 //! Checkpoints made of bytes, opened; one file a theme.
 
 mod hostile;
+mod hub;
 mod opening;
 mod round_trip;
 mod windows;

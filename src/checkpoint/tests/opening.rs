@@ -35,7 +35,15 @@ fn a_directory_gives_its_shards_by_precedence() {
     };
     refused(&[], "has no .safetensors file");
     refused(&["config.json"], "has no .safetensors file");
-    refused(&["pytorch_model.bin"], "\"pytorch_model.bin\"; convert it");
+    refused(
+        &["pytorch_model.bin"],
+        "pytorch_model.bin is not a safetensors file but a PyTorch one",
+    );
+    refused(&["pytorch_model.bin", "training_args.bin"], "/pytorch_model.bin");
+    refused(
+        &["pytorch_model-1.bin", "pytorch_model-2.bin", "pytorch_model.bin.index.json"],
+        "1 more",
+    );
     refused(&["model.Q4.gguf"], "GGUF");
     refused(&["A.safetensors", "a.safetensors"], "letter case");
 }
@@ -47,8 +55,11 @@ fn a_single_file_owns_no_directory() {
     for name in ["m.bin", "m.pt", "m.pth", "m.gguf", "m.json", "pytorch_model.bin.index.json"] {
         let error = Checkpoint::open(&put(dir.path(), name, "x")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidCheckpoint);
-        assert!(error.to_string().contains("is not a safetensors file; "), "{error}");
+        assert!(error.to_string().contains("is not a safetensors file"), "{error}");
     }
+    // A name may say nothing.
+    let error = Checkpoint::open(&put(dir.path(), "sha256-0a1b", "GGUF\x03\0\0\0")).unwrap_err();
+    assert!(error.to_string().contains("GGUF one"), "{error}");
     let path = put(dir.path(), "any.safetensors", vectors(&[("t", 5)]));
     let one = Checkpoint::open(&path).unwrap();
     assert_eq!(one.root(), dir.path());

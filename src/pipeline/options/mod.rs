@@ -2,10 +2,10 @@
 
 mod stored;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::archive::VECTOR_MARK;
-use crate::checkpoint::MapChoice;
+use crate::checkpoint::{HubCache, MapChoice};
 use crate::error::{Error, Result};
 use crate::method::{BaseShift, Method, Policy, Rest};
 use crate::pipeline::budget::{DEFAULT_MAX_MEMORY, default_threads};
@@ -25,11 +25,15 @@ pub struct Resources {
     pub threads: usize,
     /// Whether checkpoints may be mapped. Default: never, they are read.
     pub map: MapChoice,
+    /// Where checkpoints that are given by their names on the Hugging Face Hub are looked up. Default:
+    /// nowhere, they are local paths.
+    pub hub: Option<HubCache>,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { max_memory: DEFAULT_MAX_MEMORY, threads: default_threads(), map: MapChoice::never() }
+        let (max_memory, threads) = (DEFAULT_MAX_MEMORY, default_threads());
+        Self { max_memory, threads, map: MapChoice::never(), hub: None }
     }
 }
 
@@ -53,6 +57,18 @@ impl Resources {
     pub fn with_map(mut self, map: MapChoice) -> Self {
         self.map = map;
         self
+    }
+
+    /// Chooses where names on the Hugging Face Hub are looked up.
+    #[must_use]
+    pub fn with_hub(mut self, hub: Option<HubCache>) -> Self {
+        self.hub = hub;
+        self
+    }
+
+    /// The path of the checkpoint that an input means.
+    pub(crate) fn locate(&self, input: &Path) -> Result<PathBuf> {
+        self.hub.as_ref().map_or_else(|| Ok(input.to_owned()), |hub| hub.locate(input))
     }
 }
 
