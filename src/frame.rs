@@ -3,9 +3,12 @@
 //! A frame says what it is (kind, codec, variant, item, part) without knowing what that means, so an
 //! index can be rebuilt by walking frames. Byte layout: FORMAT.md section 3.
 
+mod bare;
+
 use std::io::Cursor;
 
 use crate::error::{Error, Result};
+pub(crate) use crate::frame::bare::BareFrames;
 
 /// Bytes of the header, the skippable frame's own eight included.
 pub(crate) const HEADER_LEN: usize = 48;

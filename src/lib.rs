@@ -62,17 +62,18 @@ pub use method::{
     TraceOf, TraceReference, Tune, UltraDelta,
 };
 pub use pipeline::{
-    CompressOptions, DEFAULT_MAX_MEMORY, Observer, Parity, RecoverOptions, RepairOptions,
-    Resources, RestoreOptions, Silent, Subset, TensorReader, UpkeepOptions, VariantReader,
-    VerifyLevel, VerifyOptions, append, compact, compact_with, compare, compress, forecast,
-    inspect, make_parity, recover, remove, remove_with, repair, restore, verify,
+    Checksum, CompressOptions, DEFAULT_MAX_MEMORY, DeltaEncoding, ExportOptions, HfDelta, Observer,
+    Parity, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent, Subset, TensorReader,
+    UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append, compact, compact_with,
+    compare, compress, export_hf_delta, forecast, inspect, make_parity, model_card, recover,
+    remove, remove_with, repair, restore, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
-    CompareReport, CompressReport, Differing, Fault, Forecast, Lost, ParityReport, ParityState,
-    PartBits, RecoverReport, RecoveredVariant, RemoveReport, RepairReport, RepairState,
-    RestoreReport, Span, SubsetReport, Survivors, TensorDifference, TensorSummary, VariantSummary,
-    VerifyReport,
+    CompareReport, CompressReport, Differing, Fault, Forecast, HfDeltaReport, Lost, ParityReport,
+    ParityState, PartBits, RecoverReport, RecoveredVariant, RemoveReport, RepairReport,
+    RepairState, RestoreReport, Span, SubsetReport, Survivors, TensorDifference, TensorSummary,
+    VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

@@ -1,11 +1,13 @@
 //! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
 
+mod export;
 mod parity;
 mod trust;
 
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
+pub use crate::report::export::HfDeltaReport;
 pub use crate::report::parity::{
     ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
 };

@@ -12,6 +12,7 @@ mod discover;
 pub(crate) mod disk;
 mod foreign;
 mod gather;
+mod grown;
 mod header;
 mod hub;
 mod index;
@@ -39,6 +40,7 @@ pub(crate) use direct::{Direct, Fetch};
 pub(crate) use discover::INDEX_NAME;
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;
+pub(crate) use grown::GrownShard;
 pub(crate) use header::metadata as header_metadata;
 pub use hub::HubCache;
 pub(crate) use hub::model_name;

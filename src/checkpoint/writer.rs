@@ -269,13 +269,13 @@ impl CheckpointWriter {
         aside.map_or(Ok(()), |aside| remove_flat(&aside))
     }
 
-    fn claim_name(&mut self, name: &str) -> Result<()> {
+    pub(super) fn claim_name(&mut self, name: &str) -> Result<()> {
         self.names.insert(name).map_err(|why| {
             Error::invalid_checkpoint(format!("output file name {} {why}", shown(name)))
         })
     }
 
-    fn create_file(&self, name: &str) -> Result<SyncedFile> {
+    pub(super) fn create_file(&self, name: &str) -> Result<SyncedFile> {
         let path = self.temp.path().join(name);
         // An earlier run may have left a part of it.
         if fs::symlink_metadata(&path).is_ok() {
@@ -288,7 +288,7 @@ impl CheckpointWriter {
 
 /// A file whose unsynced bytes are bounded.
 #[derive(Debug)]
-struct SyncedFile {
+pub(super) struct SyncedFile {
     file: File,
     path: PathBuf,
     /// Where its blocks go straight to the disk.
@@ -297,7 +297,7 @@ struct SyncedFile {
 }
 
 impl SyncedFile {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let failed = |e| Error::io("write", &self.path, e);
         if let Some(gather) = &self.gather {
             return gather.write_at(&self.file, offset, bytes).map_err(failed);
@@ -308,7 +308,7 @@ impl SyncedFile {
         sent.map_err(|e| Error::io("sync", &self.path, e))
     }
 
-    fn finish(&self) -> Result<()> {
+    pub(super) fn finish(&self) -> Result<()> {
         if let Some(gather) = &self.gather {
             gather.finish(&self.file).map_err(|e| Error::io("write", &self.path, e))?;
         }

@@ -2,6 +2,7 @@
 //! of a field is its text in `--help`.
 
 mod choice;
+mod export;
 mod make_pair;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ pub(crate) use crate::cli::args::choice::{
     Choice, EtaRuleName, IndexName, MethodName, QualityName, RatesName, RestName, ScaleName,
     Switch, TraceOfName, TuneName,
 };
+pub(crate) use crate::cli::args::export::{Export, FormatName};
 pub(crate) use crate::cli::args::make_pair::MakePair;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -98,6 +100,8 @@ pub(crate) enum Verb {
     Append(Append),
     /// Write a stored fine-tune as a loadable checkpoint
     Restore(Restore),
+    /// Write a stored fine-tune in a form that other tools read
+    Export(Export),
     /// List what an archive holds
     Inspect(Inspect),
     /// Name every fault of an archive: its structure, every checksum, or with --base every tensor

@@ -9,6 +9,7 @@ mod compact;
 mod compare;
 mod compress;
 mod demo;
+mod export;
 mod inspect;
 mod output;
 mod plan;
@@ -67,6 +68,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Compress(verb) => compress::compress(verb, &context),
         Verb::Append(verb) => compress::append(verb, &context),
         Verb::Restore(verb) => restore::run(verb, &context),
+        Verb::Export(verb) => export::run(verb, &context),
         Verb::Inspect(verb) => inspect::run(verb, &context),
         Verb::Verify(verb) => verify::run(verb, &context),
         Verb::Compare(verb) => compare::run(verb, &context),

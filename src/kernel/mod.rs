@@ -58,6 +58,7 @@ macro_rules! vectorised_256 {
 
 mod block;
 mod butterfly;
+pub mod bytes;
 pub mod convert;
 pub mod dct;
 pub mod entropy;
@@ -75,6 +76,7 @@ pub mod random;
 pub mod rans;
 mod rans_stream;
 pub mod rice;
+
 pub mod sample;
 pub mod select;
 pub mod sparse;

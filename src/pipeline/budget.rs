@@ -27,6 +27,9 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
+    /// Nothing.
+    pub(crate) const NONE: Needs = Needs { resident: 0, tile: 0, worker: 0 };
+
     fn total(&self, width: Width) -> u64 {
         let workers = width.workers as u64 * (self.worker + WORKER_STATE);
         FIXED + self.resident + workers + width.permits as u64 * self.tile

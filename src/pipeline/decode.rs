@@ -64,6 +64,11 @@ pub(crate) struct Decoded {
 }
 
 impl Decoded {
+    /// The base's bytes it was decoded against.
+    pub(crate) fn base_bytes(&self) -> Option<&[u8]> {
+        self.base.as_deref()
+    }
+
     /// Bytes of its frame in the archive.
     pub(crate) fn stored_len(&self) -> u64 {
         self.frame.len() as u64

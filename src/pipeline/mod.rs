@@ -10,6 +10,7 @@ mod compare;
 mod compress;
 mod decode;
 mod encode;
+mod export;
 mod faults;
 mod forecast;
 mod frames;
@@ -42,6 +43,7 @@ pub use budget::DEFAULT_MAX_MEMORY;
 pub use compact::{compact, compact_with};
 pub use compare::compare;
 pub use compress::{append, compress};
+pub use export::{Checksum, DeltaEncoding, ExportOptions, HfDelta, export_hf_delta, model_card};
 pub use forecast::forecast;
 #[cfg(feature = "fuzzing")]
 pub(crate) use identity::mask_place;

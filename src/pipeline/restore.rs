@@ -103,7 +103,7 @@ fn identity(stored: &Stored, layouts: &[ShardLayout]) -> Result<u64> {
 }
 
 /// Says whether writing `output` would touch what is read.
-fn check_output(output: &Path, archive: &Path, base: &Base) -> Result<()> {
+pub(crate) fn check_output(output: &Path, archive: &Path, base: &Base) -> Result<()> {
     if aliases(output, base.checkpoint()) {
         let text =
             format!("{} lies in the base or holds it; choose another directory", output.display());
@@ -145,7 +145,12 @@ fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
 }
 
 /// Refuses tensors, and for a whole restore side files, that a recover could not save, naming them.
-fn refuse_lost(archive: &Archive, stored: &Stored, selected: &[usize], whole: bool) -> Result<()> {
+pub(crate) fn refuse_lost(
+    archive: &Archive,
+    stored: &Stored,
+    selected: &[usize],
+    whole: bool,
+) -> Result<()> {
     let lost = archive.lost(stored)?;
     let tensors =
         selected.iter().filter(|i| lost.tensors.contains(&stored.head.items[**i].source(**i)));
