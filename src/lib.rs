@@ -63,17 +63,17 @@ pub use method::{
 };
 pub use pipeline::{
     Checksum, CompressOptions, DEFAULT_MAX_MEMORY, DeltaEncoding, ExportOptions, HfDelta, Observer,
-    Parity, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent, Subset, TensorReader,
-    UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append, compact, compact_with,
-    compare, compress, export_hf_delta, forecast, inspect, make_parity, model_card, recover,
-    remove, remove_with, repair, restore, verify,
+    Parity, PartOptions, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent, Subset,
+    TensorReader, UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append, compact,
+    compact_with, compare, compress, compress_part, export_hf_delta, forecast, inspect, join,
+    make_parity, model_card, recover, remove, remove_with, repair, restore, split, verify,
 };
 pub use report::{
     ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
-    CompareReport, CompressReport, Differing, Fault, Forecast, HfDeltaReport, Lost, ParityReport,
-    ParityState, PartBits, RecoverReport, RecoveredVariant, RemoveReport, RepairReport,
-    RepairState, RestoreReport, Span, SubsetReport, Survivors, TensorDifference, TensorSummary,
-    VariantSummary, VerifyReport,
+    CompareReport, CompressReport, Differing, Fault, Forecast, HfDeltaReport, JoinReport,
+    JoinedArchive, Lost, ParityReport, ParityState, PartBits, PartReport, RecoverReport,
+    RecoveredVariant, RemoveReport, RepairReport, RepairState, RestoreReport, Settled, Share, Span,
+    Split, SubsetReport, Survivors, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

@@ -2,6 +2,7 @@
 
 mod export;
 mod parity;
+mod parts;
 mod trust;
 
 use serde::{Serialize, Serializer};
@@ -11,6 +12,7 @@ pub use crate::report::export::HfDeltaReport;
 pub use crate::report::parity::{
     ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
 };
+pub use crate::report::parts::{JoinReport, JoinedArchive, PartReport, Settled, Share, Split};
 pub use crate::report::trust::{
     Differing, Fault, Lost, RecoverReport, RecoveredVariant, SubsetReport, VerifyReport,
 };

@@ -8,6 +8,7 @@ mod index;
 mod lock;
 mod lost;
 pub(crate) mod parity;
+mod part;
 mod reader;
 mod record;
 mod recover;
@@ -26,7 +27,8 @@ pub(crate) use format::{FOOTER_LEN, Footer};
 pub(crate) use index::Index;
 pub(crate) use index::{IndexEntry, VECTOR_MARK};
 pub(crate) use lost::{Lost, is_placeholder};
-pub(crate) use reader::{Archive, Stored};
+pub(crate) use part::{Entry, FIRST_VARIANT, PartHead, PartLog, PartReader, PartWriter};
+pub(crate) use reader::{Archive, Cut, Stored};
 pub(crate) use record::{
     BlobSeal, Head, Item, Origin, Seal, ShiftRecord, SideFile, StoredShard, TensorSeal,
 };
@@ -34,9 +36,9 @@ pub(crate) use recover::{Rescued, recover};
 pub(crate) use reseal::{Rehash, Rehashed, TensorHashes};
 pub(crate) use store::FrameStore;
 pub(crate) use upkeep::{Upkeep, compact, remove};
-pub(crate) use writer::{
-    ArchiveWriter, Expected, Kept, KeptTile, SealNote, Sums, SurveyAt, TakesTiles, TileLog,
-    TileNote,
-};
 #[cfg(feature = "fuzzing")]
-pub(crate) use writer::{Note, entries};
+pub(crate) use writer::entries;
+pub(crate) use writer::{
+    ArchiveWriter, Expected, Kept, KeptTile, Note, Place, SealNote, Sums, SurveyAt, TakesTiles,
+    TileNote, TileSink,
+};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
+use crate::archive::part;
 use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::{FrameStore, MAX_STORED_LEN};
 use crate::checkpoint::{INDEX_NAME, MapChoice, NameSet, TensorInfo, parse_header, shown};
@@ -231,30 +232,53 @@ impl Stored {
 
     /// A variant from its records, held against each other but not against a file.
     pub(crate) fn new(id: u32, head: Head, seal: Seal, record_bytes: u64) -> Result<Self> {
+        let Cut { tensors, tilings } = Cut::of(&head)?;
+        let counts = [seal.tensors.len(), seal.blobs.len()];
+        if counts != [tensors.len(), head.side_files.len()] {
+            return Err(Error::corrupt("head and seal count different tensors"));
+        }
+        for ((t, tiling), sealed) in tensors.iter().zip(&tilings).zip(&seal.tensors) {
+            let (n, wanted) = (sealed.frame_lens.len(), tiling.len());
+            if n as u64 != wanted {
+                let text = format!("{n} frames where {wanted} belong");
+                return Err(Error::corrupt(text).context(format!("tensor {}", t.name)));
+            }
+        }
+        Ok(Self { id, head, seal, tensors, tilings, record_bytes })
+    }
+}
+
+/// The tensors of a variant and how each is cut, told from its head alone.
+pub(crate) struct Cut {
+    /// Facts from the stored shard headers, in file order.
+    pub(crate) tensors: Vec<TensorInfo>,
+    pub(crate) tilings: Vec<Tiling>,
+}
+
+impl Cut {
+    /// # Errors
+    /// `Corrupt` if the head contradicts itself.
+    pub(crate) fn of(head: &Head) -> Result<Self> {
         let mut tensors = Vec::new();
         for (i, shard) in head.shards.iter().enumerate() {
             let what = format!("stored header of shard {}", shown(&shard.file_name));
             let found = parse_header(&shard.header, shard.file_len, i, &what);
             tensors.extend(found.map_err(|e| Error::corrupt(e.to_string()))?);
         }
-        check_names(&head, &tensors)?;
-        let counts = [head.items.len(), seal.tensors.len()];
-        if counts != [tensors.len(); 2] || head.side_files.len() != seal.blobs.len() {
-            return Err(Error::corrupt("head and seal count different tensors"));
+        check_names(head, &tensors)?;
+        if head.items.len() != tensors.len() {
+            return Err(Error::corrupt("head and headers count different tensors"));
         }
-        let tilings = tensors
-            .iter()
-            .enumerate()
-            .map(|(i, t)| {
-                check_tensor(&head, &seal, &tensors, i).context(|| format!("tensor {}", t.name))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { id, head, seal, tensors, tilings, record_bytes })
+        let cut = |(i, t): (usize, &TensorInfo)| {
+            tiling(head, &tensors, i).context(|| format!("tensor {}", t.name))
+        };
+        let tilings = tensors.iter().enumerate().map(cut).collect::<Result<_>>()?;
+        Ok(Self { tensors, tilings })
     }
 }
 
-/// How tensor `i` is cut, once its records are held against each other.
-fn check_tensor(head: &Head, seal: &Seal, tensors: &[TensorInfo], i: usize) -> Result<Tiling> {
+/// How tensor `i` is cut, once its item is held to what else the head has.
+fn tiling(head: &Head, tensors: &[TensorInfo], i: usize) -> Result<Tiling> {
     let (t, item) = (&tensors[i], &head.items[i]);
     check_item(t, item)?;
     if let Origin::Alias(of) = item.origin {
@@ -265,14 +289,8 @@ fn check_tensor(head: &Head, seal: &Seal, tensors: &[TensorInfo], i: usize) -> R
             return Err(Error::corrupt(format!("aliases tensor {of}, which it cannot")));
         }
     }
-    let tiling = item
-        .tiling(t.dtype, &t.shape, t.n_bytes)
-        .ok_or_else(|| Error::corrupt("its shape cannot be cut as its item says"))?;
-    let lens = &seal.tensors[i].frame_lens;
-    if lens.len() as u64 != tiling.len() {
-        return Err(Error::corrupt(format!("{} frames where {} belong", lens.len(), tiling.len())));
-    }
-    Ok(tiling)
+    item.tiling(t.dtype, &t.shape, t.n_bytes)
+        .ok_or_else(|| Error::corrupt("its shape cannot be cut as its item says"))
 }
 
 /// Says whether an item can belong to its tensor.
@@ -324,6 +342,7 @@ fn check_names(head: &Head, tensors: &[TensorInfo]) -> Result<()> {
 
 /// The last valid footer of the file, past a torn tail if there is one.
 fn last_footer(file: &File, path: &Path) -> Result<Footer> {
+    part::refuse(file, path)?;
     let len = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
     let mut start = [0; PREAMBLE.len()];
     if len < PREAMBLE.len() as u64 || file.read_exact_at(&mut start, 0).is_err() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::archive::index::IndexEntry;
 use crate::archive::lock::is_at;
 use crate::archive::lost::{placeholder, stands_for_lost};
+use crate::archive::part;
 use crate::archive::reader::{Stored, join};
 use crate::archive::record::{Head, Seal};
 use crate::archive::reseal::{Places, Rehash, blank, places, stand};
@@ -70,6 +71,7 @@ pub(crate) fn recover<'r>(
     // A writer adds frames that no index lists yet, and cuts off what one before it left.
     let file = Locked::against_writers(file, path)?;
     refuse_same(&file, output)?;
+    part::refuse(&file, path)?;
     let bytes_before = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
     let frames = FrameStore::new(Arc::clone(&file), bytes_before);
     let traces = Traces::find(&frames, bytes_before, &mut || progress(0, bytes_before))?;

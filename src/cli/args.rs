@@ -4,6 +4,7 @@
 mod choice;
 mod export;
 mod make_pair;
+mod parts;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub(crate) use crate::cli::args::choice::{
 };
 pub(crate) use crate::cli::args::export::{Export, FormatName};
 pub(crate) use crate::cli::args::make_pair::MakePair;
+pub(crate) use crate::cli::args::parts::{Join, Part};
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -116,8 +118,10 @@ pub(crate) enum Verb {
     Recover(Recover),
     /// Rebuild what is damaged of an archive that has a parity file
     Repair(Repair),
-    /// Forecast size, time and memory of a compress
+    /// Forecast size, time and memory of a compress, or share one out among machines
     Plan(Plan),
+    /// Make an archive of the parts that compress --part made of it
+    Join(Join),
     /// Make a small sharded pair and run the whole tour on it
     Demo(Demo),
     /// Make up a pair of checkpoints of any size
@@ -157,6 +161,9 @@ pub(crate) struct Compress {
     /// Write a parity file beside the archive, of this share of it: repair can rebuild what is burnt
     #[arg(long, value_name = "N%", value_parser = parity)]
     pub(crate) parity: Option<Parity>,
+
+    #[command(flatten)]
+    pub(crate) part: Part,
 
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -330,6 +337,15 @@ pub(crate) struct Plan {
     /// Write the plan to this file, as JSON
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+
+    /// Instead of a forecast, share the compress out among so many parts: compress --split FILE --part I/N
+    /// makes each, on any machine, and join makes the archive of them
+    #[arg(long, value_name = "N")]
+    pub(crate) split: Option<u32>,
+
+    /// With --split: name of the variant [default: the name of the fine-tune's directory or file]
+    #[arg(long, value_name = "V", requires = "split")]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -461,6 +477,14 @@ mod tests {
             "inspect a --io fast",
             "inspect a --include x",
             "plan --shards f --base b --method best",
+            "plan --shards f --base b --name v",
+            "compress --shards f --base b -o a --part 1/2",
+            "compress --shards f --base b -o a --split s",
+            "compress --shards f --base b -o a --split s --part 3/2",
+            "compress --shards f --base b -o a --split s --part 1/2 --resume",
+            "compress --shards f --base b -o a --surveys s",
+            "join -o a",
+            "join a",
             "plan --shards f --base b --bits 1 --ratio 20",
             "plan --shards f --base b --quality high --max-size 2GB",
             "plan --shards f --base b --quality best",

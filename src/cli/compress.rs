@@ -4,10 +4,13 @@ use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
 use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
-use crate::cli::repair;
 use crate::cli::resolve::Context;
+use crate::cli::{parts, repair};
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
+    if let (Some(part), Some(split)) = (verb.part.part, &verb.part.split) {
+        return parts::part(verb, part, split, context);
+    }
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
     let options = options.with_resume(verb.resume).with_parity(verb.parity);

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::cli::args;
 use crate::cli::args::FormatName;
 use crate::cli::output::{Facts, Outcome, count, exact_size, print, visible};
-use crate::cli::resolve::{self, Context};
+use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Export, context: &Context) -> Result<Outcome> {
     let options = ExportOptions::default()
@@ -50,7 +50,6 @@ fn refuse_others_options(verb: &args::Export) -> Result<()> {
 fn places(verb: &args::Export) -> Result<(&Path, &Path)> {
     let missing = || Error::invalid_argument("this --format takes --base and --output");
     let (base, output) = verb.base.as_deref().zip(verb.output.as_deref()).ok_or_else(missing)?;
-    resolve::local(&[base])?;
     Ok((base, output))
 }
 

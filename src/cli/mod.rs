@@ -12,6 +12,7 @@ mod demo;
 mod export;
 mod inspect;
 mod output;
+mod parts;
 mod plan;
 mod progress;
 mod recover;
@@ -77,6 +78,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Recover(verb) => recover::run(verb, &context),
         Verb::Repair(verb) => repair::run(verb, &context),
         Verb::Plan(verb) => plan::run(verb, &context),
+        Verb::Join(verb) => parts::join(verb, &context),
         Verb::Demo(verb) => demo::run(verb, &context),
         Verb::MakePair(verb) => demo::make_pair(verb, &context),
     }

@@ -5,10 +5,13 @@ use delta_stream::{Forecast, RatePlan, Result, TensorSummary};
 use crate::cli::args;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, relative, size, time};
 use crate::cli::resolve::Context;
-use crate::cli::whole_file;
+use crate::cli::{parts, whole_file};
 
 pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
+    if let Some(n) = verb.split {
+        return parts::split(verb, n, context);
+    }
     let options = context.compress_options(&verb.choice, None)?;
     if let Some(output) = &verb.output {
         whole_file::check(output, &[ft, base], context.force)?;

@@ -9,8 +9,8 @@
 
 use crate::codec::delta::DeltaTile;
 use crate::codec::{self, Operand, Scratch, Target};
-use crate::error::{Result, ResultExt};
-use crate::method::{DeltaDq, LossyMethod, MatrixPlan, Method, TileAt};
+use crate::error::{Error, Result, ResultExt};
+use crate::method::{Auto, DeltaDq, LossyMethod, MatrixPlan, Method, TileAt};
 use crate::pipeline::calibration::Calibration;
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
@@ -19,6 +19,7 @@ use crate::pipeline::ordered::run_ordered;
 use crate::pipeline::size;
 use crate::pipeline::stored_delta::Sides;
 use crate::pipeline::strip::Strip;
+use crate::report::Settled;
 use crate::survey::TileStats;
 
 /// All trials of a large matrix together encode one row in so many.
@@ -43,6 +44,55 @@ pub(crate) fn settle(
     if let Method::Auto(method) = &options.method {
         settled.method = Method::Auto(size::settle(inputs, method, options, observer)?);
     }
+    Ok(settled)
+}
+
+/// What [`settle`] decided that the options did not say, for runs that are to go on from it.
+pub(crate) fn settled_values(
+    typed: &CompressOptions,
+    settled: &CompressOptions,
+) -> Option<Settled> {
+    match (&typed.method, &settled.method) {
+        (Method::DeltaDq(before), Method::DeltaDq(method)) if before.group.is_none() => {
+            method.group.map(Settled::Group)
+        }
+        (_, Method::Auto(Auto { plan: None, settled: Some(found), .. })) => {
+            let (bits, noise_level) = (found.bits.to_string(), found.level.to_string());
+            Some(Settled::Auto { bits, noise_level })
+        }
+        _ => None,
+    }
+}
+
+/// [`settle`], by what it came to elsewhere. Reads no tensor.
+///
+/// # Errors
+/// `InvalidArgument` if that is not of this method.
+pub(crate) fn settle_as(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    values: Option<&Settled>,
+    observer: &dyn Observer,
+) -> Result<CompressOptions> {
+    let mut settled = options.clone();
+    settled.method = match (&options.method, values) {
+        (Method::DeltaDq(method), Some(Settled::Group(group))) => {
+            Method::DeltaDq(method.with_group(Some(*group)))
+        }
+        (Method::Auto(method), Some(Settled::Auto { bits, noise_level })) => {
+            Method::Auto(size::settle_as(method, bits, noise_level)?)
+        }
+        // Its rates are given.
+        (Method::Auto(method), None) if method.plan.is_some() => {
+            Method::Auto(size::settle(inputs, method, options, observer)?)
+        }
+        (Method::Auto(_), _) | (_, Some(_)) => {
+            let text = "the split is not of this method; give the options it was made with";
+            return Err(Error::invalid_argument(text));
+        }
+        (method, None) => method.clone(),
+    };
+    settled.method.validate()?;
     Ok(settled)
 }
 

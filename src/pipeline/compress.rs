@@ -7,7 +7,7 @@ use std::time::Instant;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{
-    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Origin, Seal, TensorSeal,
+    Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Place, Seal, TensorSeal,
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
@@ -21,7 +21,7 @@ use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::parity::{self, Parity};
 use crate::pipeline::schedule::{Unit, leave_out, units};
-use crate::pipeline::sink::encode_variant;
+use crate::pipeline::sink::{encode_variant, seal_aliases};
 use crate::pipeline::stored_delta::Sides;
 use crate::report::{BaseShiftReport, CompressReport};
 
@@ -181,12 +181,7 @@ fn run(task: &Task<'_>, mut writer: ArchiveWriter, started: Instant) -> Result<R
     observer.check()?;
     let blobs = write_side_files(inputs, &mut writer)?;
     inputs.check_unchanged()?;
-    let seals = &mut written.seals;
-    for i in 0..seals.len() {
-        if let Origin::Alias(of) = inputs.pair.items[i].item.origin {
-            seals[i].restored_hash = seals[of as usize].restored_hash;
-        }
-    }
+    seal_aliases(&mut written.seals, inputs.pair.items.iter().map(|p| &p.item));
     let output = written.sums.output;
     let seal = Seal { tensors: written.seals, blobs, measured: written.measured };
     writer.finish_variant(&inputs.name, place, &seal)?;
@@ -215,6 +210,15 @@ fn stands_on(inputs: &Inputs, options: &CompressOptions, head: &Head) -> Result<
 }
 
 fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<BlobSeal>> {
+    put_side_files(inputs, writer.variant_id(), |label, piece| writer.write_frame(label, piece))
+}
+
+/// Hands the pieces of all side files of this variant to `put`, which says where it puts their frames.
+pub(crate) fn put_side_files(
+    inputs: &Inputs,
+    variant: u32,
+    mut put: impl FnMut(Label, &[u8]) -> Result<Place>,
+) -> Result<Vec<BlobSeal>> {
     let mut blobs = Vec::new();
     for (item, side_file) in inputs.side_files.iter().enumerate() {
         let failed = |e| Error::io("read", &side_file.path, e);
@@ -232,9 +236,8 @@ fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<B
             }
             hash.update(&piece);
             let part = blob.frame_lens.len() as u32;
-            let variant = writer.variant_id();
             let label = Label { kind: Kind::Blob, codec: 0, variant, item: item as u32, part };
-            let place = writer.write_frame(label, &piece)?;
+            let place = put(label, &piece)?;
             if part == 0 {
                 blob.offset = place.offset;
             }

@@ -296,14 +296,16 @@ pub(crate) struct Run<'a> {
     pub(crate) kept: Option<&'a Kept>,
     /// Where workers write what they finish, if it is to be kept.
     pub(crate) log: Option<&'a dyn TakesTiles>,
+    /// The joint pass that it ends with: what is decided then waits for what other parts find.
+    pub(crate) ends_with: Option<usize>,
 }
 
 impl<'a> Run<'a> {
     /// A run that stores these units as they are.
     pub(crate) fn new(units: &'a [Unit], variant: u32, earlier: &'a TraceNorms, seed: u64) -> Self {
         let (items, sides, gain, fits) = (None, Sides::AsTheyAre, 1.0, false);
-        let (kept, log) = (None, None);
-        Self { units, variant, earlier, seed, items, sides, gain, fits, kept, log }
+        let (kept, log, ends_with) = (None, None, None);
+        Self { units, variant, earlier, seed, items, sides, gain, fits, kept, log, ends_with }
     }
 
     /// Where to write things down, if notes are taken.
@@ -330,7 +332,7 @@ pub(crate) fn encode_units(
     observer: &dyn Observer,
     sink: impl FnMut(usize, &EncodedTile) -> Result<()>,
 ) -> Result<Findings> {
-    let Run { units, earlier, .. } = *run;
+    let units = run.units;
     let (ft, pair) = (&inputs.ft, &inputs.pair);
     let (method, calibration) = (&options.method, inputs.calibration.as_ref());
     let lossy = method.lossy();
@@ -349,7 +351,7 @@ pub(crate) fn encode_units(
     let channels = (ahead, merged_rx);
     let mut reader = TileReader::new(sides[0], sides[1], pair, (units, joint), known, channels);
     let mut findings = Findings::default();
-    let merger = lossy.map(|m| Merger::new(m, (units, pair), earlier, merged_tx, &mut findings));
+    let merger = lossy.map(|m| Merger::new(m, run, pair, merged_tx, &mut findings));
     let total = units.iter().map(|u| bytes_read(inputs, u, joint)).sum();
     let recycle = |tile| stage.recycle(tile);
     let mut collector = Collector { run: *run, observer, merger, sink, recycle, done: 0, total };

@@ -8,6 +8,7 @@ use crossbeam::channel::Sender;
 use crate::error::Result;
 use crate::method::{Decided, Joint, LossyMethod, MatrixPlan, Measured, RowRates, TraceNorms};
 use crate::pair::Pair;
+use crate::pipeline::encode::Run;
 use crate::pipeline::schedule::{Block, Merged, Unit};
 use crate::survey::TileStats;
 
@@ -27,6 +28,8 @@ pub(crate) struct Merger<'a> {
     pair: &'a Pair,
     /// What the archive holds already.
     earlier: &'a TraceNorms,
+    /// The joint pass that the run ends with, undecided.
+    undecided: Option<usize>,
     merged: Sender<Merged>,
     /// What the method has to say about the whole model.
     findings: &'a mut Findings,
@@ -39,13 +42,14 @@ pub(crate) struct Merger<'a> {
 impl<'a> Merger<'a> {
     pub(crate) fn new(
         method: &'a dyn LossyMethod,
-        (units, pair): (&'a [Unit], &'a Pair),
-        earlier: &'a TraceNorms,
+        run: &Run<'a>,
+        pair: &'a Pair,
         merged: Sender<Merged>,
         findings: &'a mut Findings,
     ) -> Self {
         let (stats, plans) = (BTreeMap::new(), BTreeMap::new());
-        Self { method, units, pair, earlier, merged, findings, stats, plans }
+        let &Run { units, earlier, ends_with: undecided, .. } = run;
+        Self { method, units, pair, earlier, undecided, merged, findings, stats, plans }
     }
 
     /// Adds one tile's result; after the last tile of a pass the plan goes to the reader, and after the
@@ -73,10 +77,15 @@ impl<'a> Merger<'a> {
         self.plans.insert(block.unit, MatrixPlan { exact, decided });
         if !self.method.joint_passes().contains(&block.pass) {
             self.send(block.unit, block.pass);
-        } else if !self.units[block.unit + 1..].iter().any(|u| u.n_surveys > 0) {
+        } else if self.is_last(block) && self.undecided != Some(block.pass) {
             self.decide_jointly(block.pass)?;
         }
         Ok(whole)
+    }
+
+    /// Whether no unit comes to this pass after this one.
+    fn is_last(&self, block: Block) -> bool {
+        !self.units[block.unit + 1..].iter().any(|u| u.n_surveys > block.pass)
     }
 
     fn decide_jointly(&mut self, pass: usize) -> Result<()> {

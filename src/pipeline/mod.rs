@@ -22,6 +22,7 @@ mod merge;
 mod options;
 mod ordered;
 mod parity;
+mod parts;
 mod passes;
 mod read;
 mod read_ahead;
@@ -54,6 +55,7 @@ pub use options::{
 };
 pub(crate) use ordered::run_parallel;
 pub use parity::{Parity, make_parity};
+pub use parts::{PartOptions, compress_part, join, split};
 pub use read::{TensorReader, VariantReader};
 pub use recover::recover;
 pub use remove::{remove, remove_with};

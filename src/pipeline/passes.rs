@@ -9,7 +9,7 @@ use crate::tensor::DType;
 /// Bytes of the fine-tune that all passes over a unit read. `joint` are the passes about all units together.
 pub(crate) fn bytes_read(inputs: &Inputs, unit: &Unit, joint: &[usize]) -> u64 {
     let n_joint = joint.last().map_or(0, |pass| pass + 1);
-    let passes = if unit.is_kept { n_joint } else { unit.n_surveys + 1 };
+    let passes = if unit.is_kept { n_joint.min(unit.n_surveys) } else { unit.n_surveys + 1 };
     let lane = inputs.ft.tensors()[unit.tensor].dtype.lane_bytes();
     n_elements(inputs, unit) * (lane * passes) as u64
 }

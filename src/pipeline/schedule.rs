@@ -32,7 +32,8 @@ pub(crate) struct Unit {
     pub(crate) tiles: Range<u64>,
     /// Survey passes before the encode pass.
     pub(crate) n_surveys: usize,
-    /// Encoded by an earlier run: it is surveyed alone, for what is decided about all matrices together.
+    /// Encoded by an earlier run or in another part: it is surveyed alone, for what is decided about all
+    /// matrices together.
     pub(crate) is_kept: bool,
 }
 

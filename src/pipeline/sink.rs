@@ -1,13 +1,16 @@
 //! Writes what workers make of a variant: its tiles in order, what they hash to, and notes for a run that
 //! goes on from here.
 
-use crate::archive::{ArchiveWriter, Kept, KeptTile, SealNote, Sums, TensorSeal, TileLog};
+use crate::archive::{
+    ArchiveWriter, Item, Kept, KeptTile, Origin, SealNote, Sums, TensorSeal, TileSink,
+};
 use crate::error::Result;
 use crate::method::{Measured, RowRates};
 use crate::pipeline::encode::{EncodedTile, Run, encode_units};
 use crate::pipeline::identity::{TensorHasher, base_bytes_used, base_probe};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
+use crate::tensor::Tiling;
 
 /// What is known of a variant once its tiles are written.
 pub(crate) struct Written {
@@ -30,6 +33,17 @@ pub(crate) fn encode_variant(
     let encoded = run.units.iter().filter(|unit| !unit.is_kept);
     let order = encoded.map(|u| (u.tensor as u32, u.tiles.start as u32..u.tiles.end as u32));
     let log = &writer.tiles(order, run.kept)?;
+    encode_tiles(inputs, log, options, run, observer)
+}
+
+/// Hands the tiles of a run's units to `log`, but for those that are kept.
+pub(crate) fn encode_tiles(
+    inputs: &Inputs,
+    log: &dyn TileSink,
+    options: &CompressOptions,
+    run: &Run<'_>,
+    observer: &dyn Observer,
+) -> Result<Written> {
     let run = &Run { log: Some(log), ..*run };
     let mut sink = CompressSink::new(inputs, log, run.kept);
     let write = |tensor, tile: &EncodedTile| sink.write(tensor, tile);
@@ -38,10 +52,28 @@ pub(crate) fn encode_variant(
     Ok(Written { seals, measured: findings.measured, rates: findings.rates, sums })
 }
 
+/// The seals of tensors that are cut so, before any of their tiles is written.
+pub(crate) fn blank_seals<'a>(tilings: impl Iterator<Item = &'a Tiling>) -> Vec<TensorSeal> {
+    let blank = |tiling: &Tiling| TensorSeal {
+        restored_hash: if tiling.is_empty() { TensorHasher::default().finish().1 } else { 0 },
+        ..TensorSeal::default()
+    };
+    tilings.map(blank).collect()
+}
+
+/// Lets tensors that have another's bytes have its hash, once all tiles are written.
+pub(crate) fn seal_aliases<'a>(seals: &mut [TensorSeal], items: impl Iterator<Item = &'a Item>) {
+    for (i, item) in items.enumerate() {
+        if let Origin::Alias(of) = item.origin {
+            seals[i].restored_hash = seals[of as usize].restored_hash;
+        }
+    }
+}
+
 /// Writes encoded tiles in order, hashing what they stand on and what they restore to.
 struct CompressSink<'a> {
     inputs: &'a Inputs,
-    log: &'a TileLog<'a>,
+    log: &'a dyn TileSink,
     seals: Vec<TensorSeal>,
     hasher: TensorHasher,
     sums: Sums,
@@ -50,13 +82,8 @@ struct CompressSink<'a> {
 }
 
 impl<'a> CompressSink<'a> {
-    fn new(inputs: &'a Inputs, log: &'a TileLog<'a>, kept: Option<&Kept>) -> Self {
-        let mut seals = vec![TensorSeal::default(); inputs.pair.items.len()];
-        for (seal, p) in seals.iter_mut().zip(&inputs.pair.items) {
-            if p.tiling.is_empty() {
-                seal.restored_hash = TensorHasher::default().finish().1;
-            }
-        }
+    fn new(inputs: &'a Inputs, log: &'a dyn TileSink, kept: Option<&Kept>) -> Self {
+        let mut seals = blank_seals(inputs.pair.items.iter().map(|p| &p.tiling));
         let mut sums = Sums::default();
         for tensor in kept.iter().flat_map(|kept| &kept.tensors) {
             sums.add(&tensor.sums);
@@ -77,9 +104,7 @@ impl<'a> CompressSink<'a> {
         if tile.part == 0 {
             seal.offset = offset;
         }
-        seal.frame_lens.push(note.len);
-        seal.squared_error += note.squared_error;
-        seal.squared_delta += note.squared_delta;
+        note.add_to(seal);
         self.tensor_sums.add(&note.sums());
         let item = &self.inputs.pair.items[tensor];
         if tile.part + 1 == item.tiling.len() {
@@ -93,7 +118,7 @@ impl<'a> CompressSink<'a> {
             self.sums.add(&std::mem::take(&mut self.tensor_sums));
             let tensor = tensor as u32;
             let note = SealNote { tensor, base_hash, base_probe, restored_hash };
-            self.log.sealed(note);
+            self.log.sealed(note)?;
         }
         Ok(())
     }

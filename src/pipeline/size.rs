@@ -51,6 +51,20 @@ pub(crate) fn settle(
     Ok(method)
 }
 
+/// `auto` with what [`settle`] came to elsewhere.
+///
+/// # Errors
+/// `InvalidArgument` if that are no numbers in their ranges.
+pub(crate) fn settle_as(method: &Auto, bits: &str, level: &str) -> Result<Auto> {
+    let number = |text: &str| text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    let (Some(bits), Some(level)) = (number(bits), number(level)) else {
+        let text = "the split's bits and noise level are no numbers; make it again";
+        return Err(Error::invalid_argument(text));
+    };
+    let settled = Settled { bits, level, rates: None, room: Room::default() };
+    Ok(Auto { settled: Some(settled), ..method.clone() })
+}
+
 /// Tensors that have tiles with loss, by position.
 fn lossy_tensors(inputs: &Inputs) -> impl Iterator<Item = usize> {
     let items = &inputs.pair.items;

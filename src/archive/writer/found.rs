@@ -51,6 +51,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// Nothing but what surveys found.
+    pub(crate) fn surveyed(surveys: Surveys) -> Self {
+        Self { surveys, ..Self::default() }
+    }
+
     /// Tensors from the first on that are done.
     pub(crate) fn n_tensors(&self) -> usize {
         self.tensors.last().map_or(0, |last| last.tensor + 1)
@@ -288,18 +293,12 @@ impl<'a> Found<'a> {
         let n_tiles = usize::try_from(self.expected.n_tiles[tensor]).ok()?;
         // They are in their order.
         self.tiles.get(n_tiles - 1)?;
-        let mut seal = TensorSeal {
-            base_hash: note.base_hash,
-            base_probe: note.base_probe,
-            restored_hash: note.restored_hash,
-            offset: self.tiles.first()?.offset,
-            ..TensorSeal::default()
-        };
+        let offset = self.tiles.first()?.offset;
+        let mut seal = TensorSeal { offset, ..TensorSeal::default() };
+        note.add_to(&mut seal);
         let mut sums = Sums::default();
         for KeptTile { note, .. } in self.tiles.drain(..n_tiles) {
-            seal.frame_lens.push(note.len);
-            seal.squared_error += note.squared_error;
-            seal.squared_delta += note.squared_delta;
+            note.add_to(&mut seal);
             sums.add(&note.sums());
             self.noted.remove(&(note.tensor, note.part));
         }

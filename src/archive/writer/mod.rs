@@ -26,10 +26,11 @@ use crate::archive::store::FrameStore;
 use crate::archive::writer::found::Rest;
 pub(crate) use crate::archive::writer::found::{Expected, Kept, KeptTile};
 use crate::archive::writer::journal::Journal;
-pub(crate) use crate::archive::writer::note::{SealNote, Sums, SurveyAt, TileNote};
-pub(crate) use crate::archive::writer::tiles::{TakesTiles, TileLog};
 #[cfg(feature = "fuzzing")]
-pub(crate) use crate::archive::writer::{journal::entries, note::Note};
+pub(crate) use crate::archive::writer::journal::entries;
+pub(crate) use crate::archive::writer::note::{Note, SealNote, Sums, SurveyAt, TileNote};
+pub(crate) use crate::archive::writer::surveys::Surveys;
+pub(crate) use crate::archive::writer::tiles::{TakesTiles, TileSink};
 use crate::checkpoint::{Locked, Writeback, disk, sync_dir};
 use crate::error::{Error, Result};
 use crate::frame::{Encoder, Kind, Label};

@@ -58,6 +58,13 @@ pub(crate) struct TileNote {
 }
 
 impl TileNote {
+    /// Adds the tile behind those that its tensor's seal has.
+    pub(crate) fn add_to(&self, seal: &mut TensorSeal) {
+        seal.frame_lens.push(self.len);
+        seal.squared_error += self.squared_error;
+        seal.squared_delta += self.squared_delta;
+    }
+
     /// What the tile adds to its tensor's sums.
     pub(crate) fn sums(&self) -> Sums {
         let exact = (u64::from(self.kept_elements > 0), self.kept_elements);
@@ -72,6 +79,15 @@ pub(crate) struct SealNote {
     pub(crate) base_hash: u128,
     pub(crate) base_probe: u64,
     pub(crate) restored_hash: u128,
+}
+
+impl SealNote {
+    /// Puts the hashes into the seal of their tensor.
+    pub(crate) fn add_to(&self, seal: &mut TensorSeal) {
+        seal.base_hash = self.base_hash;
+        seal.base_probe = self.base_probe;
+        seal.restored_hash = self.restored_hash;
+    }
 }
 
 /// One thing that a run need not do again.

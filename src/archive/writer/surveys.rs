@@ -1,4 +1,4 @@
-//! What surveys of a run that was cut off found: it stays in its journal until it is asked for.
+//! What surveys of a run that was cut off found, or of other parts: it stays in its file until it is asked for.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -8,10 +8,10 @@ use crate::archive::writer::journal::path;
 use crate::archive::writer::note::SurveyAt;
 use crate::error::{Error, Result};
 
-/// What surveys of an earlier run found; it stays in the journal until it is asked for.
+/// What surveys found before; it stays in a journal or part until it is asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Surveys {
-    /// The journal, unless nothing is in it.
+    /// The file, unless nothing is in it.
     file: Option<(File, PathBuf)>,
     /// Where each stands in it, and its bytes; ascending once it is complete.
     places: Vec<(SurveyAt, u64, u32)>,
@@ -19,11 +19,20 @@ pub(crate) struct Surveys {
 
 impl Surveys {
     /// Those of these places in the journal beside an archive.
-    pub(super) fn open(archive: &Path, mut places: Vec<(SurveyAt, u64, u32)>) -> Result<Self> {
-        places.sort_unstable();
+    pub(super) fn open(archive: &Path, places: Vec<(SurveyAt, u64, u32)>) -> Result<Self> {
         let path = path(archive);
         let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        Ok(Self { file: Some((file, path)), places })
+        Ok(Self::of(file, path, places))
+    }
+
+    /// Those of these places in an open file; `path` is for messages.
+    pub(in crate::archive) fn of(
+        file: File,
+        path: PathBuf,
+        mut places: Vec<(SurveyAt, u64, u32)>,
+    ) -> Self {
+        places.sort_unstable();
+        Self { file: Some((file, path)), places }
     }
 
     /// Whether this is known.

@@ -38,6 +38,22 @@ pub(crate) trait TakesTiles: Debug + Sync {
     fn encoded(&self, note: TileNote, frame: &[u8]) -> Result<()>;
 }
 
+/// Takes the tiles of one variant in their order.
+pub(crate) trait TileSink: TakesTiles {
+    /// The next tile in order, of the sink: its frame is written to its place if it is not there yet. Returns
+    /// where that is.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn due(&self, note: TileNote, frame: &[u8]) -> Result<u64>;
+
+    /// The hashes of a tensor whose tiles were all due.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sealed(&self, note: SealNote) -> Result<()>;
+}
+
 /// Where tiles of one variant go, for workers and the sink together.
 #[derive(Debug)]
 pub(crate) struct TileLog<'a> {
@@ -137,45 +153,6 @@ impl<'a> TileLog<'a> {
         disk::write_all_at(self.file, frame, offset)
             .map_err(|e| Error::io("write to", self.path, e))
     }
-
-    /// The next tile in order, of the sink: its frame is written to its place if it is not there yet. Returns
-    /// where that is.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(crate) fn due(&self, note: TileNote, frame: &[u8]) -> Result<u64> {
-        let key = (note.tensor, note.part);
-        let (offset, is_there, room) = {
-            let mut shared = self.shared();
-            match shared.placed.remove(&key) {
-                Some((offset, room)) => (offset, room.is_none(), room),
-                // Nothing is noted, so its worker did not write it.
-                None => (shared.place(note.len), false, None),
-            }
-        };
-        if self.dry {
-            return Ok(offset);
-        }
-        if !is_there {
-            self.write(frame, offset)?;
-            let mut shared = self.shared();
-            shared.note(Note::Tile(note))?;
-            if let (Some(journal), Some(room)) = (&mut shared.journal, room) {
-                journal.set_used(room, false);
-            }
-        }
-        let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = writeback.wrote(self.file, offset, frame.len() as u64);
-        sent.map_err(|e| Error::io("sync", self.path, e))?;
-        Ok(offset)
-    }
-
-    /// The hashes of a tensor whose tiles were all due. If that is lost, these are decoded again.
-    pub(crate) fn sealed(&self, note: SealNote) {
-        if let Some(journal) = &mut self.shared().journal {
-            journal.note(Note::Sealed(note));
-        }
-    }
 }
 
 impl TakesTiles for TileLog<'_> {
@@ -207,6 +184,43 @@ impl TakesTiles for TileLog<'_> {
         {
             let offset = shared.place(len);
             shared.placed.insert(key, (offset, Some(room)));
+        }
+        Ok(())
+    }
+}
+
+impl TileSink for TileLog<'_> {
+    fn due(&self, note: TileNote, frame: &[u8]) -> Result<u64> {
+        let key = (note.tensor, note.part);
+        let (offset, is_there, room) = {
+            let mut shared = self.shared();
+            match shared.placed.remove(&key) {
+                Some((offset, room)) => (offset, room.is_none(), room),
+                // Nothing is noted, so its worker did not write it.
+                None => (shared.place(note.len), false, None),
+            }
+        };
+        if self.dry {
+            return Ok(offset);
+        }
+        if !is_there {
+            self.write(frame, offset)?;
+            let mut shared = self.shared();
+            shared.note(Note::Tile(note))?;
+            if let (Some(journal), Some(room)) = (&mut shared.journal, room) {
+                journal.set_used(room, false);
+            }
+        }
+        let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = writeback.wrote(self.file, offset, frame.len() as u64);
+        sent.map_err(|e| Error::io("sync", self.path, e))?;
+        Ok(offset)
+    }
+
+    /// If that is lost, these are decoded again.
+    fn sealed(&self, note: SealNote) -> Result<()> {
+        if let Some(journal) = &mut self.shared().journal {
+            journal.note(Note::Sealed(note));
         }
         Ok(())
     }

@@ -70,7 +70,7 @@ impl<'a> Variant<'a> {
         opened.follow(options.resources.map);
         let all: Vec<_> = (0..stored.tensors.len()).collect();
         refuse_lost(&opened, &stored, &all, false)?;
-        let base = Base::open(base, &options.resources.map)?;
+        let base = Base::open(base, &options.resources)?;
         check_output(output, archive, &base)?;
         base.check(&stored, &sources(&stored, &all))?;
         let shift = load_shift(&opened, &stored)?;
