@@ -63,17 +63,19 @@ pub use method::{
 };
 pub use pipeline::{
     Checksum, CompressOptions, DEFAULT_MAX_MEMORY, DeltaEncoding, ExportOptions, HfDelta, Observer,
-    Parity, PartOptions, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent, Subset,
-    TensorReader, UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append, compact,
-    compact_with, compare, compress, compress_part, export_hf_delta, forecast, inspect, join,
-    make_parity, model_card, recover, remove, remove_with, repair, restore, split, verify,
+    Parity, PartOptions, Peft, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent,
+    Subset, TensorReader, UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append,
+    compact, compact_with, compare, compress, compress_part, export_hf_delta, export_peft,
+    forecast, inspect, join, make_parity, model_card, recover, remove, remove_with, repair,
+    restore, split, verify,
 };
 pub use report::{
-    ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary, CompactReport,
-    CompareReport, CompressReport, Differing, Fault, Forecast, HfDeltaReport, JoinReport,
-    JoinedArchive, Lost, ParityReport, ParityState, PartBits, PartReport, RecoverReport,
-    RecoveredVariant, RemoveReport, RepairReport, RepairState, RestoreReport, Settled, Share, Span,
-    Split, SubsetReport, Survivors, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    AdapterTensor, ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary,
+    CompactReport, CompareReport, CompressReport, Differing, Fault, Forecast, HfDeltaReport,
+    JoinReport, JoinedArchive, LeftOut, Lost, ParityReport, ParityState, PartBits, PartReport,
+    PeftReport, RecoverReport, RecoveredVariant, RemoveReport, RepairReport, RepairState,
+    RestoreReport, Settled, Share, Span, Split, SubsetReport, Survivors, TensorDifference,
+    TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

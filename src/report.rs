@@ -8,7 +8,7 @@ mod trust;
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
-pub use crate::report::export::HfDeltaReport;
+pub use crate::report::export::{AdapterTensor, HfDeltaReport, LeftOut, PeftReport};
 pub use crate::report::parity::{
     ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
 };

@@ -78,6 +78,19 @@ pub(crate) fn plan_shards(
     groups.iter().enumerate().map(|(i, group)| lay_out(name(i), group, metadata)).collect()
 }
 
+/// One file with all of these tensors.
+///
+/// # Errors
+/// As [`plan_shards`].
+pub(crate) fn plan_file(
+    file_name: &str,
+    tensors: &[PlannedTensor],
+    metadata: Option<&Metadata>,
+) -> Result<ShardLayout> {
+    check_planned(tensors)?;
+    lay_out(file_name.to_owned(), tensors, metadata)
+}
+
 fn check_planned(tensors: &[PlannedTensor]) -> Result<()> {
     let mut names = HashSet::with_capacity(tensors.len());
     for (name, dtype, shape, n_bytes) in tensors {

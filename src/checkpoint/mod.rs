@@ -44,7 +44,7 @@ pub(crate) use grown::GrownShard;
 pub(crate) use header::metadata as header_metadata;
 pub use hub::HubCache;
 pub(crate) use hub::model_name;
-pub(crate) use layout::{ShardLayout, parse_layout, plan_shards};
+pub(crate) use layout::{ShardLayout, parse_layout, plan_file, plan_shards};
 pub(crate) use map::Source;
 pub use map::{IoMode, MapChoice};
 pub(crate) use memory::bytes_of;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use delta_stream::{Error, ExportOptions, HfDelta, HfDeltaReport, Result};
+use delta_stream::{
+    Error, ExportOptions, HfDelta, HfDeltaReport, Peft, PeftReport, Policy, Result,
+};
 use serde_json::json;
 
 use crate::cli::args;
 use crate::cli::args::FormatName;
-use crate::cli::output::{Facts, Outcome, count, exact_size, print, visible};
+use crate::cli::output::{Facts, Outcome, count, exact_size, print, relative, visible};
 use crate::cli::resolve::Context;
 
 pub(crate) fn run(verb: &args::Export, context: &Context) -> Result<Outcome> {
@@ -19,6 +21,7 @@ pub(crate) fn run(verb: &args::Export, context: &Context) -> Result<Outcome> {
     refuse_others_options(verb)?;
     match verb.format {
         FormatName::HfDelta => hf_delta(verb, &options, context),
+        FormatName::Peft => peft(verb, &options, context),
         FormatName::Card => card(verb, &options, context),
     }
 }
@@ -33,10 +36,17 @@ fn refuse_others_options(verb: &args::Export) -> Result<()> {
         ("--checksum", of.checksum.is_some()),
         ("--leave-out-new", of.leave_out_new),
     ];
-    let card = [("--base", verb.base.is_some()), ("--output", verb.output.is_some())];
-    let refused: &[_] = match verb.format {
-        FormatName::HfDelta => &[],
-        FormatName::Card => &[&hf_delta[..], &card].concat(),
+    let peft = [
+        ("--rank", verb.peft.rank.is_some()),
+        ("--dtype", verb.peft.dtype.is_some()),
+        ("--include", verb.peft.include.is_some()),
+        ("--exclude", verb.peft.exclude.is_some()),
+    ];
+    let places = [("--base", verb.base.is_some()), ("--output", verb.output.is_some())];
+    let refused = match verb.format {
+        FormatName::HfDelta => peft.to_vec(),
+        FormatName::Peft => hf_delta.to_vec(),
+        FormatName::Card => [&hf_delta[..], &peft, &places].concat(),
     };
     match refused.iter().find(|(_, is_given)| *is_given) {
         Some((flag, _)) => {
@@ -96,6 +106,54 @@ fn hf_delta_table(report: &HfDeltaReport) -> String {
         .add("tensors", format!("{} of {all}; the others are as in the base", report.tensors))
         .add("changed", format!("{} bytes, {share:.2} %", count(report.changed_bytes)))
         .add("written", format!("{} in {} files", exact_size(report.exported_bytes), report.files))
+        .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
+    facts.to_string()
+}
+
+fn peft(verb: &args::Export, options: &ExportOptions, context: &Context) -> Result<Outcome> {
+    let (base, output) = places(verb)?;
+    let of = &verb.peft;
+    let policy = Policy::new(of.include.as_deref(), of.exclude.as_deref())?;
+    let mut settings = Peft::default().with_policy(policy);
+    if let Some(rank) = of.rank {
+        settings = settings.with_rank(rank);
+    }
+    if let Some(dtype) = of.dtype {
+        settings = settings.with_dtype(dtype.into());
+    }
+    let report = context.watch(|observer| {
+        delta_stream::export_peft(&verb.archive, base, output, &settings, options, observer)
+    })?;
+    let left = &report.left_out;
+    let changed = named(&left.changed, "changed and not in the adapter");
+    let new = named(&left.without_delta, "left out: they have no delta to the base");
+    context.note_all(&[changed, new].concat());
+    context.print(&report, || peft_table(&report))?;
+    Ok(Outcome::Done)
+}
+
+fn peft_table(report: &PeftReport) -> String {
+    let left = &report.left_out;
+    let n_left = left.changed.len() + left.without_delta.len();
+    let share = relative(left.delta_share);
+    let mut facts = Facts::default();
+    facts
+        .add("variant", &report.variant)
+        .add("directory", &report.directory)
+        .add("adapter", format!("rank {}, {}", report.rank, report.dtype))
+        .add("weights", report.tensors.len())
+        .add(
+            "relative error",
+            format!(
+                "{} (lost / delta, sums of squares over these)",
+                relative(report.relative_error)
+            ),
+        )
+        .add(
+            "left out",
+            format!("{n_left} tensors, with {share} of the sum of squares of all deltas"),
+        )
+        .add("written", exact_size(report.adapter_bytes))
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

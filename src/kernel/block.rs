@@ -8,7 +8,7 @@ pub(super) const BLOCK: usize = 8;
 /// An entry of each vector of a block.
 pub(super) type Entry = [f32; BLOCK];
 /// Rows that are multiplied together.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 /// Lanes of a sum along a row.
 const LANES: usize = 16;
 /// Vectors that a row is multiplied by at once: their sums and the row fit registers.
@@ -48,7 +48,7 @@ fn multiply_body(
 
 /// Products of a row with half of a block's vectors, each in sixteen sums joined in pairs.
 #[inline(always)]
-fn products(row: &[f32], vectors: [&[f32]; HALF]) -> [f32; HALF] {
+pub(super) fn products(row: &[f32], vectors: [&[f32]; HALF]) -> [f32; HALF] {
     let mut sums = [[0.0f32; LANES]; HALF];
     let (whole, rest) = row.as_chunks::<LANES>();
     let [a, b, c, d] = vectors.map(|vector| vector.as_chunks::<LANES>());
@@ -130,7 +130,7 @@ fn multiply_transposed_body(
 
 /// Adds rows, each times a number, to a vector, one row after the other.
 #[inline(always)]
-fn add_rows_times(rows: [&[f32]; ROWS], times: [f32; ROWS], vector: &mut [f32]) {
+pub(super) fn add_rows_times(rows: [&[f32]; ROWS], times: [f32; ROWS], vector: &mut [f32]) {
     let n = vector.len();
     let [a, b, c, d, e, f, g, h] = rows.map(|row| &row[..n]);
     for (j, x) in vector.iter_mut().enumerate() {

@@ -8,29 +8,45 @@ const SWEEPS: usize = 10;
 /// each (Jacobi, in cyclic order).
 pub(super) fn diagonalise<const N: usize>(matrix: &mut [[f64; N]; N]) -> [[f64; N]; N] {
     let mut vectors = std::array::from_fn(|i| std::array::from_fn(|j| f64::from(i == j)));
+    rotate(matrix, &mut vectors);
+    vectors
+}
+
+/// The same for a matrix of any size.
+pub(super) fn diagonalise_rows(matrix: &mut [Vec<f64>]) -> Vec<Vec<f64>> {
+    let row = |i| (0..matrix.len()).map(|j| f64::from(i == j)).collect();
+    let mut vectors: Vec<Vec<f64>> = (0..matrix.len()).map(row).collect();
+    rotate(matrix, &mut vectors);
+    vectors
+}
+
+#[inline(always)]
+fn rotate<R: AsRef<[f64]> + AsMut<[f64]>>(matrix: &mut [R], vectors: &mut [R]) {
+    let n = matrix.len();
     for _ in 0..SWEEPS {
-        for p in 0..N {
-            for q in p + 1..N {
-                let off = matrix[p][q];
-                if off * off <= f64::EPSILON * f64::EPSILON * matrix[p][p] * matrix[q][q] {
+        for p in 0..n {
+            for q in p + 1..n {
+                let entry = |i: usize, j: usize| matrix[i].as_ref()[j];
+                let (off, first, second) = (entry(p, q), entry(p, p), entry(q, q));
+                if off * off <= f64::EPSILON * f64::EPSILON * first * second {
                     continue;
                 }
                 // The smaller of the two rotations that make the entry zero.
-                let theta = (matrix[q][q] - matrix[p][p]) / (2.0 * off);
+                let theta = (second - first) / (2.0 * off);
                 let tangent = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
                 let c = (tangent * tangent + 1.0).sqrt().recip();
                 let s = tangent * c;
                 let turn = |a: &mut f64, b: &mut f64| (*a, *b) = (c * *a - s * *b, s * *a + c * *b);
-                for row in matrix.iter_mut().chain(&mut vectors) {
-                    let (a, b) = row.split_at_mut(q);
+                for row in matrix.iter_mut().chain(vectors.iter_mut()) {
+                    let (a, b) = row.as_mut().split_at_mut(q);
                     turn(&mut a[p], &mut b[0]);
                 }
                 let (a, b) = matrix.split_at_mut(q);
-                a[p].iter_mut().zip(&mut b[0]).for_each(|(a, b)| turn(a, b));
+                let pairs = a[p].as_mut().iter_mut().zip(b[0].as_mut());
+                pairs.for_each(|(a, b)| turn(a, b));
             }
         }
     }
-    vectors
 }
 
 #[cfg(test)]

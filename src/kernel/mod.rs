@@ -76,7 +76,7 @@ pub mod random;
 pub mod rans;
 mod rans_stream;
 pub mod rice;
-
+pub mod rows;
 pub mod sample;
 pub mod select;
 pub mod sparse;

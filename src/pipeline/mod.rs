@@ -44,7 +44,9 @@ pub use budget::DEFAULT_MAX_MEMORY;
 pub use compact::{compact, compact_with};
 pub use compare::compare;
 pub use compress::{append, compress};
-pub use export::{Checksum, DeltaEncoding, ExportOptions, HfDelta, export_hf_delta, model_card};
+pub use export::{
+    Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft, export_hf_delta, export_peft, model_card,
+};
 pub use forecast::forecast;
 #[cfg(feature = "fuzzing")]
 pub(crate) use identity::mask_place;

@@ -31,6 +31,9 @@ mod roundtrip;
 // What a method leaves alone, dropped to the base.
 mod rest;
 
+// Forms that other tools read.
+mod export;
+
 // What stored bits are for.
 mod parts;
 

@@ -6,11 +6,15 @@ use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 use delta_stream::{Checksum, DeltaEncoding};
 
+use crate::cli::args::make_pair::FloatName;
+
 /// A form that other tools read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FormatName {
     /// A step of weights for SGLang, Slime and ModelExpress, told as what changed
     HfDelta,
+    /// A low-rank adapter for PEFT, near the fine-tune's linear layers
+    Peft,
     /// A model card, printed
     Card,
 }
@@ -25,11 +29,11 @@ pub(crate) struct Export {
     pub(crate) format: FormatName,
 
     /// The base it was made against; a card needs none
-    #[arg(long, value_name = "BASE", required_if_eq("format", "hf-delta"))]
+    #[arg(long, value_name = "BASE", required_if_eq_any([("format", "hf-delta"), ("format", "peft")]))]
     pub(crate) base: Option<PathBuf>,
 
     /// The directory to write; for hf-delta the one in which weight_vNNNNNN is made
-    #[arg(short, long, value_name = "DIR", required_if_eq("format", "hf-delta"))]
+    #[arg(short, long, value_name = "DIR", required_if_eq_any([("format", "hf-delta"), ("format", "peft")]))]
     pub(crate) output: Option<PathBuf>,
 
     /// Which variant; needed if the archive has more than one
@@ -42,6 +46,30 @@ pub(crate) struct Export {
 
     #[command(flatten)]
     pub(crate) hf_delta: HfDeltaChoice,
+
+    #[command(flatten)]
+    pub(crate) peft: PeftChoice,
+}
+
+/// Settings of peft alone.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of --format peft")]
+pub(crate) struct PeftChoice {
+    /// Directions of each matrix that are kept [default: 16]
+    #[arg(long, value_name = "R", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024))]
+    pub(crate) rank: Option<usize>,
+
+    /// Element type of the adapter [default: f32]
+    #[arg(long, value_enum)]
+    pub(crate) dtype: Option<FloatName>,
+
+    /// Take weights whose names match, of those with two dimensions [default: linear layers inside blocks]
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) include: Option<String>,
+
+    /// Leave out weights whose names match
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) exclude: Option<String>,
 }
 
 /// Settings of hf-delta alone.

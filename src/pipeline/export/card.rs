@@ -7,7 +7,7 @@ use crate::archive::{Archive, Stored};
 use crate::error::Result;
 use crate::inspect::summarise;
 use crate::pipeline::export::settings::ExportOptions;
-use crate::report::{HfDeltaReport, VariantSummary};
+use crate::report::{HfDeltaReport, PeftReport, VariantSummary};
 
 /// File name of a card, where hubs look for it.
 pub(super) const CARD_NAME: &str = "README.md";
@@ -82,6 +82,40 @@ pub(super) fn delta_card(
         "Taken by SGLang's `/pull_weights` and by what reads the same layout: each tensor is one zstd frame under \
          its own name, to be applied to the bytes of the base's tensor; the checksum in its file's metadata is that \
          of the result. Configuration and tokenizer stay the base's.",
+    );
+    card.0
+}
+
+/// The card of an adapter.
+pub(super) fn adapter_card(
+    stored: &Stored,
+    options: &ExportOptions,
+    report: &PeftReport,
+) -> String {
+    let mut card = Card::new("adapter", Some("peft"), options);
+    card.title(&stored.head.name);
+    card.text(&format!(
+        "A low-rank adapter{}, taken of a fine-tune's stored delta against it{}. It was not trained: it is the best of \
+         its rank, matrix by matrix, and not the whole fine-tune.",
+        of_base(options),
+        by_tool(stored)
+    ));
+    let mut facts = facts(stored, false);
+    let percent =
+        |share: Option<f64>| share.map_or("-".to_owned(), |x| format!("{:.2} %", 100.0 * x));
+    let left = &report.left_out;
+    facts.extend([
+        ("rank", format!("{}, {}", report.rank, report.dtype)),
+        ("weights", format!("{}", report.tensors.len())),
+        ("lost of their deltas", percent(report.relative_error)),
+        ("changed tensors left out", format!("{}", left.changed.len())),
+        ("their share of all deltas", percent(left.delta_share)),
+        ("tensors without a delta", format!("{}", left.without_delta.len())),
+    ]);
+    card.table(&facts);
+    card.text(
+        "Shares are of sums of squares. What is left out are embeddings, heads, norms and biases, so a fine-tune with a \
+         new head is not one without it.",
     );
     card.0
 }

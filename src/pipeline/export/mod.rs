@@ -3,6 +3,8 @@
 
 mod card;
 mod hf_delta;
+mod peft;
+mod rows;
 mod settings;
 
 use std::path::Path;
@@ -22,7 +24,8 @@ use crate::pipeline::stored_delta::{Shift, load_shift};
 
 pub use card::model_card;
 pub use hf_delta::export_hf_delta;
-pub use settings::{Checksum, DeltaEncoding, ExportOptions, HfDelta};
+pub use peft::export_peft;
+pub use settings::{Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft};
 
 /// A variant with its base, to be read for an export.
 struct Variant<'a> {

@@ -1,8 +1,10 @@
 //! What a caller may choose of an export.
 
 use crate::error::{Error, Result};
+use crate::method::Policy;
 use crate::pipeline::export::check_base_model;
 use crate::pipeline::options::Resources;
+use crate::tensor::DType;
 
 /// What is exported, whatever the form.
 #[derive(Debug, Clone, Default)]
@@ -169,6 +171,60 @@ impl HfDelta {
         }
         if base >= version {
             let text = format!("--base-version {base} is not below --version {version}");
+            return Err(Error::invalid_argument(text));
+        }
+        Ok(())
+    }
+}
+
+/// A low-rank adapter.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Peft {
+    /// Directions of each matrix, 1 to 1024. Default 16.
+    pub rank: usize,
+    /// F32, BF16 or F16. Default F32.
+    pub dtype: DType,
+    /// Which weights are taken of those with two dimensions. Default: linear layers inside blocks.
+    pub policy: Policy,
+}
+
+impl Default for Peft {
+    fn default() -> Self {
+        Self { rank: 16, dtype: DType::F32, policy: Policy::default() }
+    }
+}
+
+impl Peft {
+    /// Sets the rank.
+    #[must_use]
+    pub fn with_rank(mut self, rank: usize) -> Self {
+        self.rank = rank;
+        self
+    }
+
+    /// Sets the dtype.
+    #[must_use]
+    pub fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// Sets which weights are taken.
+    #[must_use]
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        if !(1..=1024).contains(&self.rank) {
+            let text = format!("--rank {} is out of range; it takes 1 to 1024", self.rank);
+            return Err(Error::invalid_argument(text));
+        }
+        if !matches!(self.dtype, DType::F32 | DType::BF16 | DType::F16) {
+            let name = self.dtype.name();
+            let text = format!("--dtype {name} is no dtype of adapters; it takes f32, bf16 or f16");
             return Err(Error::invalid_argument(text));
         }
         Ok(())
