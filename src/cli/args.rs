@@ -5,6 +5,7 @@ mod choice;
 mod export;
 mod make_pair;
 mod parts;
+mod report;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(crate) use crate::cli::args::choice::{
 pub(crate) use crate::cli::args::export::{Export, FormatName};
 pub(crate) use crate::cli::args::make_pair::MakePair;
 pub(crate) use crate::cli::args::parts::{Join, Part};
+pub(crate) use crate::cli::args::report::Report;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -106,6 +108,8 @@ pub(crate) enum Verb {
     Export(Export),
     /// List what an archive holds
     Inspect(Inspect),
+    /// Write what an archive holds as one HTML page
+    Report(Report),
     /// Name every fault of an archive: its structure, every checksum, or with --base every tensor
     Verify(Verify),
     /// Show the error of each tensor between two checkpoints

@@ -18,6 +18,7 @@ mod progress;
 mod recover;
 mod remove;
 mod repair;
+mod report;
 mod resolve;
 mod restore;
 mod score;
@@ -71,6 +72,7 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Restore(verb) => restore::run(verb, &context),
         Verb::Export(verb) => export::run(verb, &context),
         Verb::Inspect(verb) => inspect::run(verb, &context),
+        Verb::Report(verb) => report::run(verb, &context),
         Verb::Verify(verb) => verify::run(verb, &context),
         Verb::Compare(verb) => compare::run(verb, &context),
         Verb::Remove(verb) => remove::run(verb, &context),

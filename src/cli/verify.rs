@@ -40,7 +40,8 @@ fn subset(share: Share, seed: Option<u64>) -> Subset {
     }
 }
 
-fn outcome(report: &VerifyReport) -> Outcome {
+/// How a run ends that found this.
+pub(crate) fn outcome(report: &VerifyReport) -> Outcome {
     if report.n_faults > 0 { Outcome::Damaged } else { Outcome::of(report.ok) }
 }
 

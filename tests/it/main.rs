@@ -19,6 +19,9 @@ mod repair;
 // The command line: exit codes, what goes to which stream, what is refused.
 mod cli;
 
+// The page of `report`.
+mod page;
+
 // Checkpoints written by hand, random values, directories compared.
 mod made;
 

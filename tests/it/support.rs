@@ -25,6 +25,11 @@ impl Pair {
         Self { dir }
     }
 
+    /// A directory without anything in it.
+    pub(crate) fn empty() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
     /// A pair with `a.delta.zst`, which holds the variant `small` (delta-dct).
     pub(crate) fn with_archive() -> Self {
         let pair = Self::new();
