@@ -29,6 +29,7 @@ const OWN_READ_AHEAD: u64 = 1 << 20;
 
 /// How tensor bytes are brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum IoMode {
     /// Pages of the file are mapped; the system shares and reclaims them.
     Mmap,

@@ -12,6 +12,7 @@ use crate::survey::TileStats;
 
 /// How the scale of a matrix is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum SignScale {
     /// The mean absolute value, which has the least squared error (the paper's). Default.
     #[default]

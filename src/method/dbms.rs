@@ -34,6 +34,7 @@ const FINE_ENOUGH: f64 = 0.005;
 
 /// What a base is shifted along. A vector that the archive has under the same name is used as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BaseVector {
     /// The fine-tune's own delta: a first stage, against which a second one codes what is left.
     Own,
@@ -47,6 +48,7 @@ pub enum BaseVector {
 
 /// How eta follows from a compressed delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum EtaRule {
     /// `<D, D> / <D, C(D)>`: the delta's own direction keeps its length. Default.
     #[default]
@@ -80,6 +82,7 @@ impl fmt::Debug for Score {
 
 /// How parameters that are not given are found.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub enum Tune {
     /// From the weights of a sample of tiles. Default.
     #[default]

@@ -13,6 +13,7 @@ use crate::survey::TileStats;
 
 /// How the positions of survivors are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum GroupIndex {
     /// Drawn again from the seed: no byte. Default.
     #[default]

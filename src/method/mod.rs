@@ -6,6 +6,7 @@
 
 pub(crate) mod auto;
 pub(crate) mod bitdelta;
+pub(crate) mod custom;
 pub(crate) mod dare;
 pub(crate) mod dbms;
 pub(crate) mod delta_dct;
@@ -17,6 +18,7 @@ pub(crate) mod ultradelta;
 pub(crate) use auto::allocate::RowRates;
 pub use auto::{Auto, MatrixRate, Quality, RatePlan, Size};
 pub use bitdelta::{BitDelta, SignScale};
+pub use custom::{Custom, CustomMethod, CustomTile};
 pub use dare::Dare;
 pub use dbms::{BaseShift, BaseVector, EtaRule, Score, Tune};
 pub use delta_dct::{Allocation, DeltaDct};
@@ -42,6 +44,8 @@ pub(crate) enum MethodId {
     UltraDelta = 6,
     /// What `auto` decides: rates of trellis paths. Nothing stored is left to a choice.
     Trellis = 7,
+    /// What a caller's own method left, stored bit for bit: its settings name it.
+    Custom = 8,
 }
 
 /// Names of stored methods, as the command line and reports use them.
@@ -53,6 +57,7 @@ const NAMES: &[(MethodId, &str)] = &[
     (MethodId::DeltaDq, "deltadq"),
     (MethodId::UltraDelta, "ultradelta"),
     (MethodId::Trellis, "trellis"),
+    (MethodId::Custom, "custom"),
 ];
 
 /// The name of a stored method.
@@ -79,6 +84,8 @@ pub enum Method {
     /// The best quality for an asked size: directions and trellis paths of the linear layers' deltas,
     /// the rest bit for bit.
     Auto(Auto),
+    /// What the caller's own code leaves of the linear layers' deltas, the rest bit for bit.
+    Custom(Custom),
 }
 
 impl Method {
@@ -99,6 +106,7 @@ impl Method {
             Method::DeltaDq(_) => MethodId::DeltaDq,
             Method::UltraDelta(_) => MethodId::UltraDelta,
             Method::Auto(_) => MethodId::Trellis,
+            Method::Custom(_) => MethodId::Custom,
         }
     }
 
@@ -112,6 +120,7 @@ impl Method {
             Method::DeltaDq(m) => m.settings(),
             Method::UltraDelta(m) => m.settings(),
             Method::Auto(m) => m.settings(),
+            Method::Custom(m) => m.settings(),
         }
     }
 
@@ -125,6 +134,7 @@ impl Method {
             Method::DeltaDq(m) => Some(m),
             Method::UltraDelta(m) => Some(m),
             Method::Auto(m) => Some(m),
+            Method::Custom(m) => Some(m),
         }
     }
 
@@ -146,6 +156,7 @@ impl Method {
             Method::DeltaDq(m) => m.validate(),
             Method::UltraDelta(m) => m.validate(),
             Method::Auto(m) => m.validate(),
+            Method::Custom(m) => m.validate(),
         }
     }
 }
@@ -182,6 +193,8 @@ pub(crate) enum Decided {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TileAt<'a> {
     pub(crate) plan: &'a MatrixPlan,
+    /// Name of the tensor.
+    pub(crate) tensor: &'a str,
     /// Position in the matrix.
     pub(crate) tile_idx: usize,
     pub(crate) delta: DeltaTile<'a>,
@@ -285,6 +298,12 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
         0
     }
 
+    /// Whether it says what a tile restores to in values, which the codec of exact tiles then stores: such
+    /// tiles differ from the fine-tune's, and a shifted base has no place in them.
+    fn leaves_values(&self) -> bool {
+        false
+    }
+
     /// Appends the payload of one tile; `None` if its delta is not finite, so that it cannot.
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId>;
 
@@ -315,6 +334,7 @@ mod tests {
         assert_eq!(name_of(5), "deltadq");
         assert_eq!(name_of(6), "ultradelta");
         assert_eq!(name_of(7), "trellis");
+        assert_eq!(name_of(8), "custom");
         assert_eq!(name_of(99), "unknown");
     }
 }

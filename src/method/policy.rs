@@ -12,6 +12,7 @@ const NOT_LINEAR: &[&str] =
 
 /// What becomes of the tensors that are not stored with loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Rest {
     /// They are kept bit for bit. Default.
     #[default]

@@ -165,7 +165,7 @@ impl Trial<'_> {
         let place = mask_place(self.seed, &t.name, strip.tile.first / n_cols as u64);
         let mut plan = MatrixPlan::default();
         for pass in 0..method.n_passes() {
-            let at = TileAt { plan: &plan, tile_idx: 0, delta, place };
+            let at = TileAt { plan: &plan, tensor: &t.name, tile_idx: 0, delta, place };
             let stats = method.survey(pass, &at, scratch);
             // Such a tile is kept exactly, whatever the group.
             if stats == TileStats::NonFinite {
@@ -175,7 +175,7 @@ impl Trial<'_> {
             plan.decided = method.merge(pass, &plan.decided, n_elements, &[stats]);
         }
         payload.clear();
-        let at = TileAt { plan: &plan, tile_idx: 0, delta, place };
+        let at = TileAt { plan: &plan, tensor: &t.name, tile_idx: 0, delta, place };
         let Some(codec) = method.encode(&at, scratch, payload) else { return Ok(0.0) };
         let patch = usize::from(p.item.patch);
         let target = Target { dtype: t.dtype, n_rows, n_cols, patch, place, gain: 1.0 };

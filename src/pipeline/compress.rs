@@ -27,6 +27,25 @@ use crate::report::{BaseShiftReport, CompressReport};
 
 /// Stores the fine-tune `ft` as a delta against `base` in a new archive.
 ///
+/// # Examples
+/// At a quarter of a bit for each parameter of the linear layers, with two threads and 256 MiB:
+/// ```
+/// use delta_stream::{Auto, CompressOptions, Method, PairShape, Resources, Silent, Size};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # delta_stream::make_pair(dir.path(), &PairShape::small().with_sizes(256, 384, 64, 1), 1)?;
+/// # let [ft, base, archive] = ["fine-tune", "base", "a.delta.zst"].map(|name| dir.path().join(name));
+/// let options = CompressOptions::new(Method::Auto(Auto::default().with_size(Size::Bits(0.25))))
+///     .with_name("quarter")
+///     .with_resources(Resources::default().with_threads(2).with_max_memory(256 << 20));
+/// let report = delta_stream::compress(&ft, &base, &archive, &options, &Silent)?;
+/// assert!(report.bits_per_parameter.is_some_and(|bits| bits <= 0.25));
+/// assert!(archive.exists());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `InvalidCheckpoint` if an input is broken, `InvalidArgument` if `archive` exists (without force),
 /// aliases an input, or an option is out of range; `Interrupted`; `Io`. Nothing is left at `archive`; what

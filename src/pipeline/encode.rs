@@ -9,7 +9,7 @@ use crossbeam::channel::unbounded;
 use crate::archive::{Kept, Origin, SurveyAt, TakesTiles};
 use crate::checkpoint::Checkpoint;
 use crate::codec::delta::DeltaTile;
-use crate::codec::{self, Operand, Scratch, Target};
+use crate::codec::{self, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Encoder, Kind, Label};
 use crate::kernel::convert;
@@ -166,7 +166,8 @@ impl EncodeStage<'_> {
         let (n_rows, n_cols) = (job.tile.n_rows, job.tile.n_cols);
         let place = mask_place(self.run.seed, &t.name, job.tile.first / n_cols as u64);
         let delta = DeltaTile { ft, base, n_rows, n_cols };
-        let at = TileAt { plan: &job.plan, tile_idx: job.tile_idx, delta, place };
+        let (plan, tile_idx) = (&*job.plan, job.tile_idx);
+        let at = TileAt { plan, tensor: &t.name, tile_idx, delta, place };
         if surveys {
             return Ok(Outcome::Surveyed(method.survey(job.block.pass, &at, &mut state.scratch)));
         }
@@ -203,7 +204,10 @@ impl EncodeStage<'_> {
         let &Lossy { target, sides, .. } = lossy;
         let DeltaTile { ft, base, .. } = lossy.delta;
         let mut frame = self.spares.frame();
-        encoder.encode(label, payload, &mut frame)?;
+        // Planes have statistics of their own.
+        let is_planes = label.codec == CodecId::Planes as u16;
+        let piece = if is_planes { target.n_elements() } else { 0 };
+        encoder.encode_pieces(label, payload, piece, &mut frame)?;
         let mut restored = self.spares.tile(target.n_bytes());
         let codec = codec::by_code(label.codec)?;
         codec.decode_encoded(payload, &target, Some(base), scratch, &mut restored)?;

@@ -24,6 +24,29 @@ use crate::report::{ArchiveSummary, BaseVectorSummary, PartBits, VariantSummary}
 /// it lists their tensors too, and reads every tile of the lossy ones to say what their bits are for;
 /// no base is needed.
 ///
+/// # Examples
+/// ```
+/// use delta_stream::{Auto, CompressOptions, Method, PairShape, Silent};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # delta_stream::make_pair(dir.path(), &PairShape::small().with_sizes(64, 96, 64, 1), 1)?;
+/// # let [ft, base, archive] = ["fine-tune", "base", "a.delta.zst"].map(|name| dir.path().join(name));
+/// # let options = CompressOptions::new(Method::Auto(Auto::default()));
+/// # delta_stream::compress(&ft, &base, &archive, &options, &Silent)?;
+/// let summary = delta_stream::inspect(&archive, None, true)?;
+/// for variant in &summary.variants {
+///     println!("{}: {}, {} bytes of {}", variant.name, variant.method, variant.stored_bytes, summary.archive_bytes);
+///     let tensors = variant.tensor_list.iter().flatten();
+///     for tensor in tensors.filter(|t| t.relative_error.is_some()) {
+///         let parts = tensor.parts.ok_or("lossy tensors have parts")?;
+///         println!("  {}: {} bits, {} of them codes", tensor.name, tensor.bits_per_parameter, parts.codes);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// `Corrupt`, `Truncated` or `Incompatible` if what is read of the archive cannot be; `InvalidArgument`
 /// if there is no such variant.

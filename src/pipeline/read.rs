@@ -22,6 +22,29 @@ const PIECE: usize = 4 << 20;
 
 /// A variant of an archive, as its records describe it. The generation it was opened at stays readable, whatever
 /// is appended or removed later.
+///
+/// # Examples
+/// The variants of an archive, and their tensors, without the base:
+/// ```
+/// use delta_stream::{CompressOptions, Method, PairShape, Silent, VariantReader};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # delta_stream::make_pair(dir.path(), &PairShape::small().with_sizes(32, 48, 64, 1), 1)?;
+/// # let [ft, base, archive] = ["fine-tune", "base", "a.delta.zst"].map(|name| dir.path().join(name));
+/// # let options = CompressOptions::new(Method::Lossless).with_name("exact");
+/// # delta_stream::compress(&ft, &base, &archive, &options, &Silent)?;
+/// for listed in &delta_stream::inspect(&archive, None, false)?.variants {
+///     let variant = VariantReader::open(&archive, Some(&listed.name))?;
+///     assert_eq!(variant.name(), "exact");
+///     for (i, tensor) in variant.tensors().iter().enumerate() {
+///         let tuned = if variant.is_as_in_base(i) { "as in the base" } else { "tuned" };
+///         println!("{} {:?} {:?} {tuned}", tensor.name, tensor.dtype, tensor.shape);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct VariantReader(Arc<Opened>);
 
@@ -97,6 +120,30 @@ impl fmt::Debug for VariantReader {
 }
 
 /// A variant with its base: gives tensors of both, whole and checked. Any thread may read, and several at once.
+///
+/// # Examples
+/// One tensor as `f32`; elements lie as they do in a safetensors file, little-endian:
+/// ```
+/// use delta_stream::{CompressOptions, DType, Method, PairShape, Resources, Silent, VariantReader};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let dir = tempfile::tempdir()?;
+/// # let shape = PairShape::small().with_sizes(32, 48, 64, 1).with_dtype(DType::F32);
+/// # delta_stream::make_pair(dir.path(), &shape, 1)?;
+/// # let [ft, base, archive] = ["fine-tune", "base", "a.delta.zst"].map(|name| dir.path().join(name));
+/// # delta_stream::compress(&ft, &base, &archive, &CompressOptions::new(Method::Lossless), &Silent)?;
+/// let variant = VariantReader::open(&archive, None)?;
+/// let reader = variant.on(&base, &Resources::default())?;
+/// let tensor = &variant.tensors()[0];
+/// assert_eq!(tensor.dtype, DType::F32);
+/// let mut bytes = vec![0; tensor.n_bytes as usize];
+/// reader.read(0, &mut bytes, &Silent)?;
+/// let values: Vec<f32> =
+///     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+/// assert_eq!(values.len() as u64, tensor.shape.iter().product::<u64>());
+/// # Ok(())
+/// # }
+/// ```
 pub struct TensorReader {
     variant: VariantReader,
     base: Base,

@@ -37,7 +37,7 @@ fn choice(io: IoMode) -> MapChoice {
         // SAFETY: the test wrote these files and changes them no more.
         IoMode::Mmap => unsafe { MapChoice::trusting_files_stay_unchanged() },
         // SAFETY: as above.
-        IoMode::Auto => unsafe { MapChoice::trusting_local_files_stay_unchanged() },
+        _ => unsafe { MapChoice::trusting_local_files_stay_unchanged() },
     }
 }
 

@@ -43,6 +43,8 @@ mod parts;
 // A base shifted before the delta is taken.
 mod base_shift;
 mod base_shift_edges;
+// A method of the caller's own.
+mod custom;
 // Statistics of the layers' inputs: errors weighed by them, settings chosen by them.
 mod calibrate;
 

@@ -34,6 +34,7 @@ const TRACE: usize = 2;
 
 /// How matrices are grouped, and which shares the groups lose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Rates {
     /// The official code: thirds of the parameter count by deviation of the quantised delta; the last
     /// third's share is solved so that the mean is the sparsity asked for. Default.
@@ -46,6 +47,7 @@ pub enum Rates {
 
 /// What a variant's trace norm is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub enum TraceReference {
     /// Nothing: no trace norm is taken, and the factor is 1. Default.
     #[default]
@@ -58,6 +60,7 @@ pub enum TraceReference {
 
 /// What the trace norm is taken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum TraceOf {
     /// The survivors after the rescale, as the official code does. Default.
     #[default]

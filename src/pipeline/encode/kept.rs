@@ -19,7 +19,9 @@ impl EncodeStage<'_> {
         tensor: usize,
         kept: &KeptTile,
     ) -> Result<EncodedTile> {
-        let lossy = self.pair.items[tensor].item.lossy && kept.codec != CodecId::Planes as u16;
+        let leaves_values = self.method.lossy().is_some_and(|m| m.leaves_values());
+        let lossy = self.pair.items[tensor].item.lossy
+            && (leaves_values || kept.codec != CodecId::Planes as u16);
         let base = self.base_operand(&job, tensor).filter(|_| lossy);
         let mut frame = self.spares.frame();
         if base.is_some() || !kept.is_in_archive() {

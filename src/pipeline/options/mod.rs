@@ -213,6 +213,11 @@ impl CompressOptions {
                     "--base-shift needs a lossy method; --method lossless has nothing to shift";
                 return Err(Error::invalid_argument(text));
             }
+            if self.method.lossy().is_some_and(|m| m.leaves_values()) {
+                let text = "a base shift scales what a method stores; a custom method leaves values, \
+                            which are stored as they are: compress it without a base shift";
+                return Err(Error::invalid_argument(text));
+            }
             shift.validate()?;
         }
         if self.calibrate.is_some() && self.method.lossy().is_none() {

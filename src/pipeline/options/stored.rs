@@ -86,6 +86,7 @@ pub enum VerifyLevel {
 
 /// Which frames a partial verify reads.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Subset {
     /// So many percent of them, above 0 and at most 100, rounded up to whole frames, drawn at random.
     Percent {
