@@ -74,7 +74,11 @@ mod tests {
         let mut out = Vec::new();
         frames.begin(pieces.iter().map(|p| p.len() as u64).sum()).unwrap();
         for piece in pieces {
-            frames.add(piece, |bytes| Ok(out.extend_from_slice(bytes))).unwrap();
+            let keep = |bytes: &[u8]| {
+                out.extend_from_slice(bytes);
+                Ok(())
+            };
+            frames.add(piece, keep).unwrap();
         }
         out
     }

@@ -298,19 +298,19 @@ fn an_adapter_has_a_delta_of_its_rank_whole() -> Outcome {
     // Tiles of the first are cut inside rows; the second is smaller than the rank.
     let shapes = [[1500, 901], [70, 5]];
     let pairs: Vec<_> = shapes.iter().map(|s| low_rank(&mut rng, *s, 3)).collect();
-    let files = |of: fn(&(Vec<f32>, Vec<f32>)) -> &Vec<f32>, norm: f32| {
-        let mut all: Vec<_> = pairs
-            .iter()
-            .zip(shapes)
-            .zip(["model.layers.0.up.weight", "model.layers.1.up.weight"])
-            .map(|((pair, [m, n]), name)| {
-                tensor(name, "F32", &[m as u64, n as u64], encode("F32", of(pair)))
+    let files = |is_fine: bool| {
+        let each = pairs.iter().zip(shapes).enumerate();
+        let mut all: Vec<_> = each
+            .map(|(i, ((base, fine), [m, n]))| {
+                let values = encode("F32", if is_fine { fine } else { base });
+                tensor(&format!("model.layers.{i}.up.weight"), "F32", &[m as u64, n as u64], values)
             })
             .collect();
+        let norm = if is_fine { 1.5 } else { 1.0 };
         all.push(tensor("model.norm.weight", "F32", &[4], encode("F32", &[norm; 4])));
         one_shard(&all)
     };
-    let pair = made(&files(|p| &p.0, 1.0), &files(|p| &p.1, 1.5))?;
+    let pair = made(&files(false), &files(true))?;
     let line = "export made.delta.zst --format peft --base b -o out --force --max-memory 72MiB";
     for (how, most) in [("--rank 8", 1e-8), ("--rank 8 --dtype bf16", 1e-4), ("--rank 1", 0.9)] {
         let report = pair.json(&format!("{line} {how}"), 0);

@@ -77,7 +77,7 @@ class Case(unittest.TestCase):
         return self.run_tool("compress", "--shards", fine_tune, "--base", base, "-o", "a.delta.zst", "--force", *how)
 
     def export(self, form, base, *how):
-        return self.run_tool("export", "a.delta.zst", "--format", form, "--base", base, "-o", "out", "--force", *how)
+        return self.run_tool("export", "a.delta.zst", "--format", form, "--base", base, "-o", self.dir / "out", "--force", *how)
 
 
 class Steps(Case):
