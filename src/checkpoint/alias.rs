@@ -22,6 +22,9 @@ pub(crate) fn aliases(output: &Path, checkpoint: &Checkpoint) -> bool {
     };
     let stamp = fs::metadata(output).ok().map(|metadata| Stamp::of(&metadata));
     let is_around = |input: &Path| input.canonicalize().is_ok_and(|at| at.starts_with(&output_at));
+    if checkpoint.adapter().is_some_and(|adapter| aliases(output, adapter.checkpoint())) {
+        return true;
+    }
     let root = checkpoint.root();
     if checkpoint.owns_root() {
         let in_root = root.canonicalize().is_ok_and(|root| output_at.starts_with(root));

@@ -102,7 +102,10 @@ pub(super) fn directory_refusal(dir: &Path, name: &str, foreign: Foreign, n_alik
 
 /// The command that writes one PyTorch file as safetensors, bit for bit.
 fn by_torch(path: &Path) -> String {
-    let to = path.with_file_name("model.safetensors");
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_adapter = name.starts_with("adapter_model");
+    let to = if is_adapter { "adapter_model.safetensors" } else { "model.safetensors" };
+    let to = path.with_file_name(to);
     format!(
         "python3 -c 'import sys, torch; from safetensors.torch import save_file; s = torch.load(sys.argv[1], \
          map_location=\"cpu\", weights_only=True); save_file({{k: v.clone().contiguous() for k, v in s.items()}}, \
@@ -126,7 +129,7 @@ fn by_transformers(dir: &Path) -> String {
 }
 
 /// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

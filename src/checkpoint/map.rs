@@ -14,12 +14,13 @@ use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::adapter::Merge;
 use crate::checkpoint::behind::{self, Behind};
 use crate::checkpoint::buffers::Pool;
 use crate::checkpoint::direct::Direct;
 use crate::checkpoint::sys::{self, HUGE_PAGE};
 use crate::checkpoint::window::{Bytes, Window, cut_short};
+use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where the system reads at least this far ahead of a sequential reader, it is left to it: it then
@@ -122,6 +123,17 @@ pub(crate) struct Source {
     direct: Option<Direct>,
     shards: Vec<SourceFile>,
     pool: Arc<Pool>,
+    /// Where an adapter is merged into what is read.
+    merge: Option<Box<Merge>>,
+}
+
+/// How often the bytes of a checkpoint are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Once,
+    Again,
+    /// So often, or beside other readers of the same files, that the system's cache is the place for them.
+    Often,
 }
 
 #[derive(Debug)]
@@ -141,16 +153,27 @@ impl Source {
     /// # Errors
     /// `Io` if a shard was written to since the checkpoint was opened.
     pub(crate) fn new(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
-        Self::open(checkpoint, map, false)
+        Self::open(checkpoint, map, Wanted::Again)
     }
 
     /// The same, of a checkpoint whose bytes are wanted once: it need not come to the system's cache.
     pub(crate) fn once(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
-        Self::open(checkpoint, map, true)
+        Self::open(checkpoint, map, Wanted::Once)
     }
 
-    fn open(checkpoint: &Checkpoint, map: &MapChoice, is_once: bool) -> Result<Source> {
-        let mode = map.mode_for(checkpoint, is_once);
+    /// The same, of one whose bytes are read for every tile: never past the system's cache.
+    pub(super) fn often(checkpoint: &Checkpoint, map: &MapChoice) -> Result<Source> {
+        Self::open(checkpoint, map, Wanted::Often)
+    }
+
+    fn open(checkpoint: &Checkpoint, map: &MapChoice, wanted: Wanted) -> Result<Source> {
+        // A merged fine-tune reads the base's files beside the base.
+        let wanted = if checkpoint.adapter().is_some() { Wanted::Often } else { wanted };
+        let mode = match map.mode_for(checkpoint, wanted == Wanted::Once) {
+            IoMode::Direct if wanted == Wanted::Often && map.mode() == IoMode::Auto => IoMode::Mmap,
+            IoMode::Direct if wanted == Wanted::Often => IoMode::Read,
+            mode => mode,
+        };
         let direct = (mode == IoMode::Direct).then(|| Direct::open(checkpoint.shards())).flatten();
         // Where a file system cannot, the next best is what may be done.
         let may_map = mode == IoMode::Mmap || map.mode() == IoMode::Auto && mode != IoMode::Read;
@@ -165,7 +188,8 @@ impl Source {
             let behind = crowded.then(|| Arc::new(Behind::new(Arc::clone(&file))));
             shards.push(SourceFile { file, path, len: shard.file_len, asks, behind });
         }
-        Ok(Source { maps, direct, shards, pool: Arc::default() })
+        let merge = checkpoint.adapter().map(|adapter| Merge::new(adapter, map)).transpose()?;
+        Ok(Source { maps, direct, shards, pool: Arc::default(), merge: merge.map(Box::new) })
     }
 
     /// The `len` bytes of shard `shard_idx` from `offset`. A mapped window has read nothing yet.
@@ -173,7 +197,21 @@ impl Source {
     /// # Errors
     /// `InvalidArgument` for a range outside the shard; `Io` if reading fails or the file shrank.
     pub(crate) fn window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        self.bring(shard_idx, offset, len, false)
+        self.formed(shard_idx, offset, len, |source| source.bring(shard_idx, offset, len, false))
+    }
+
+    /// What an adapter makes of stored bytes that are brought in.
+    fn formed(
+        &self,
+        shard_idx: usize,
+        offset: u64,
+        len: usize,
+        stored: impl FnOnce(&Self) -> Result<Window>,
+    ) -> Result<Window> {
+        match &self.merge {
+            Some(merge) => merge.window((shard_idx, offset, len), || stored(self)),
+            None => stored(self),
+        }
     }
 
     fn bring(&self, shard_idx: usize, offset: u64, len: usize, is_last: bool) -> Result<Window> {
@@ -236,10 +274,17 @@ impl Source {
 
     /// [`window`](Self::window), of bytes that are not read again after it.
     pub(crate) fn last_window(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        let mut window = self.bring(shard_idx, offset, len, true)?;
-        let behind = self.shards.get(shard_idx).and_then(|shard| shard.behind.clone());
-        window.last = behind.map(|behind| (behind, offset..offset + len as u64));
-        Ok(window)
+        self.formed(shard_idx, offset, len, |source| {
+            let mut window = source.bring(shard_idx, offset, len, true)?;
+            let behind = source.shards.get(shard_idx).and_then(|shard| shard.behind.clone());
+            window.last = behind.map(|behind| (behind, offset..offset + len as u64));
+            Ok(window)
+        })
+    }
+
+    /// Most bytes held beside a window of `len` bytes onto tensor `t` that others are formed of.
+    pub(crate) fn beside(&self, t: &TensorInfo, len: u64) -> u64 {
+        self.merge.as_ref().map_or(0, |merge| merge.beside(t, len))
     }
 
     /// Most bytes that a window has mapped beside its own.
@@ -250,7 +295,8 @@ impl Source {
 
     /// Bytes that this source holds whatever is read through it.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        self.direct.as_ref().map_or(0, Direct::least_bytes)
+        let merge = self.merge.as_ref().map_or(0, |merge| merge.resident_bytes());
+        self.direct.as_ref().map_or(0, Direct::least_bytes) + merge
     }
 
     /// Its own reads past the system's cache, if that is how it reads.

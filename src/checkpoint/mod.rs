@@ -3,6 +3,7 @@
 //! Opening reads headers alone; tensor bytes come through [`map`]'s windows, a range at a time, and
 //! leave through [`writer`]. Nothing here knows what a delta is.
 
+mod adapter;
 mod alias;
 mod behind;
 mod buffers;
@@ -32,9 +33,11 @@ mod writeback;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use adapter::{Adapter, is_adapter};
 pub(crate) use alias::aliases;
 pub(crate) use direct::{Direct, Fetch};
 pub(crate) use discover::INDEX_NAME;
@@ -75,6 +78,8 @@ pub struct Checkpoint {
     tensors: Vec<TensorInfo>,
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<usize>,
+    /// What is merged into the tensors as they are read.
+    adapter: Option<Arc<Adapter>>,
 }
 
 impl Checkpoint {
@@ -88,7 +93,30 @@ impl Checkpoint {
     /// `InvalidCheckpoint` for weights in another format, a missing shard, or anything that breaks
     /// the safetensors format; `Io` if the path cannot be read.
     pub fn open(path: &Path) -> Result<Checkpoint> {
-        let Found { root, owns_root, files, index } = discover(path)?;
+        Self::from_found(discover(path)?)
+    }
+
+    /// Opens a fine-tune of `base`: a checkpoint as [`open`](Self::open) takes it, or the directory of a
+    /// LoRA adapter that PEFT saved as safetensors, which stands for the base with the adapter merged into
+    /// it: the base's tensors, shards and side files, with the adapter's tokenizer where it has one.
+    ///
+    /// An element of a merged weight is that of the base plus the scaled sum over the rank, taken in f32 (f64
+    /// of an F64 base) and rounded once to the base's dtype. If the base itself is an adapter, both are taken
+    /// as they are.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); `InvalidCheckpoint` for adapters that are no plain LoRA or do not fit the
+    /// base.
+    pub fn open_fine_tune(path: &Path, base: &Path) -> Result<Checkpoint> {
+        if !is_adapter(path) || is_adapter(base) {
+            return Self::open(path);
+        }
+        let mut merged = Self::open(base)?;
+        merged.adapter = Some(Arc::new(Adapter::open(path, &merged)?));
+        Ok(merged)
+    }
+
+    fn from_found(Found { root, owns_root, files, index }: Found) -> Result<Checkpoint> {
         let mut shards = Vec::with_capacity(files.len());
         let mut tensors = Vec::new();
         for (shard_idx, name) in files.into_iter().enumerate() {
@@ -102,8 +130,9 @@ impl Checkpoint {
         }
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
         by_name.sort_unstable_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
+        let (has_index, adapter) = (index.is_some(), None);
         let checkpoint =
-            Checkpoint { root, owns_root, has_index: index.is_some(), shards, tensors, by_name };
+            Checkpoint { root, owns_root, has_index, shards, tensors, by_name, adapter };
         checkpoint.check_unique()?;
         index.map_or(Ok(()), |index| checkpoint.check_index(&index))?;
         Ok(checkpoint)
@@ -142,7 +171,8 @@ impl Checkpoint {
     /// # Errors
     /// `Io` if the directory cannot be listed.
     pub fn side_files(&self) -> Result<SideFiles> {
-        if self.owns_root { side::list(&self.root) } else { Ok(SideFiles::default()) }
+        let own = if self.owns_root { side::list(&self.root)? } else { SideFiles::default() };
+        self.adapter().map_or(Ok(own.clone()), |adapter| adapter.side_files(own))
     }
 
     /// Whether the whole directory is the checkpoint, not one file in it.
@@ -157,7 +187,13 @@ impl Checkpoint {
 
     /// Fails if a shard was written to since it was opened.
     pub(crate) fn check_unchanged(&self) -> Result<()> {
-        self.shards.iter().try_for_each(Shard::check_unchanged)
+        self.shards.iter().try_for_each(Shard::check_unchanged)?;
+        self.adapter().map_or(Ok(()), |adapter| adapter.checkpoint().check_unchanged())
+    }
+
+    /// What is merged into its tensors as they are read, if it is an adapter's fine-tune.
+    pub(crate) fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.adapter.as_ref()
     }
 
     /// Whether the system has most of it in its cache, by a few places of each shard.
@@ -177,6 +213,8 @@ impl Checkpoint {
             bytes.extend(shard.file_name.as_bytes());
             shard.stamp().content().iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         }
+        let merged = self.adapter().into_iter().flat_map(|adapter| adapter.state());
+        merged.for_each(|word| bytes.extend(word.to_le_bytes()));
         xxh3_64(&bytes)
     }
 

@@ -76,3 +76,28 @@ pub(super) fn list(root: &Path) -> Result<SideFiles> {
     }
     Ok(out)
 }
+
+/// Side files of a base with those of an adapter's tokenizer in the place of its own. The others of an
+/// adapter describe the adapter: with its configuration beside them, a merged model would load as one.
+pub(super) fn with_tokenizer(mut base: SideFiles, adapter: SideFiles) -> SideFiles {
+    for file in adapter.files {
+        if is_tokenizer(&file.name) {
+            base.files.retain(|own| !own.name.eq_ignore_ascii_case(&file.name));
+            base.files.push(file);
+        } else {
+            let why = "describes the adapter, not the merged model";
+            base.skipped.push(SkippedFile { name: file.name, why });
+        }
+    }
+    base.skipped.extend(adapter.skipped);
+    base.files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    base.skipped.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    base
+}
+
+/// Whether a file of this name is of a tokenizer, by the names that `transformers` gives them.
+fn is_tokenizer(name: &str) -> bool {
+    let starts = ["tokenizer", "vocab.", "chat_template", "sentencepiece"];
+    let names = ["special_tokens_map.json", "added_tokens.json", "merges.txt", "spiece.model"];
+    starts.iter().any(|start| name.starts_with(start)) || names.contains(&name)
+}

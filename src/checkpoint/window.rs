@@ -8,6 +8,7 @@ use std::sync::Arc;
 use memmap2::Advice;
 use memmap2::Mmap;
 
+use crate::checkpoint::adapter::Merged;
 use crate::checkpoint::behind::Behind;
 use crate::checkpoint::buffers::Pool;
 use crate::checkpoint::cache::Shared;
@@ -41,6 +42,8 @@ pub(super) enum Bytes {
         len: usize,
         pool: Arc<Pool>,
     },
+    /// Formed of others when they are looked at.
+    Merged(Box<Merged>),
 }
 
 impl Window {
@@ -55,6 +58,9 @@ impl Window {
     /// `Io` if the file was cut short meanwhile or its disk cannot be read: looking at such bytes would end
     /// the process.
     pub(crate) fn populate(&self) -> Result<()> {
+        if let Bytes::Merged(merged) = &self.bytes {
+            return merged.populate();
+        }
         #[cfg(target_os = "linux")]
         if let Bytes::Mapped { map, range, path } = &self.bytes {
             // A miss then reads two huge pages at once, ahead of it, and goes on in huge pages; without
@@ -87,6 +93,7 @@ impl Deref for Window {
             Bytes::Mapped { map, range, .. } => &map[range.clone()],
             Bytes::Shared(shared) => shared,
             Bytes::Read { buffer, len, .. } => &buffer[..*len],
+            Bytes::Merged(merged) => merged.bytes(),
         }
     }
 }

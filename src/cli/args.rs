@@ -41,8 +41,10 @@ pub(crate) struct Args {
 }
 
 const AFTER_HELP: &str = "\
-A checkpoint is a local Hugging Face directory, one .safetensors file, or an index.json. Its files
-must not change during a run; one that does ends it, and nothing is written.
+A checkpoint is a local Hugging Face directory, one .safetensors file, an index.json, or the name of a
+model in the Hugging Face Hub's local cache: org/name or org/name@revision. A fine-tune may also be the
+directory of a LoRA adapter. Their files must not change during a run; one that does ends it, and
+nothing is written.
 
 Exit codes: 0 done; 1 verify or compare found a difference, recover lost something, or a repair would
 help; 2 usage; 3 a checkpoint is invalid; 4 the archive is damaged; 5 wrong base; 6 input/output; 130 interrupted.";
@@ -136,7 +138,7 @@ pub(crate) enum Verb {
 /// Both sides of a delta.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pair {
-    /// The fine-tune: a directory, a .safetensors file or an index.json
+    /// The fine-tune: a directory, a .safetensors file, an index.json, a name on the Hub, or a LoRA adapter
     #[arg(long = "shards", value_name = "FT")]
     pub(crate) fine_tune: PathBuf,
 
@@ -154,7 +156,7 @@ pub(crate) struct Compress {
     #[arg(short, long, value_name = "ARCHIVE")]
     pub(crate) output: PathBuf,
 
-    /// Name of the variant [default: the name of the fine-tune's directory or file]
+    /// Name of the variant [default: the name of the fine-tune's directory, file or model]
     #[arg(long, value_name = "V")]
     pub(crate) name: Option<String>,
 

@@ -78,6 +78,16 @@ vectorised! {
 }
 
 vectorised! {
+    /// Widens to f64, exactly.
+    pub fn to_f64(dtype: DType, bytes: &[u8], out: &mut [f64]) = to_f64_body;
+}
+
+vectorised! {
+    /// The same as [`add`] of a delta in f64.
+    pub fn add_f64(base: (DType, &[u8]), delta: &[f64], dtype: DType, out: &mut [u8]) = add_f64_body;
+}
+
+vectorised! {
     /// The same values in another dtype, rounded once; an equal dtype copies the bytes.
     pub fn recode(from: (DType, &[u8]), to: DType, out: &mut [u8]) = recode_body;
 }
@@ -230,7 +240,7 @@ pub(super) fn add_body(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &
         (DType::BF16, DType::BF16) => add_same::<Bf16>(base.1, delta, out),
         (DType::F16, DType::F16) => add_same::<F16>(base.1, delta, out),
         (DType::F32, DType::F32) => add_same::<F32>(base.1, delta, out),
-        (DType::F64, _) | (_, DType::F64) => add_f64(base, delta, dtype, out),
+        (DType::F64, _) | (_, DType::F64) => add_widened(base, delta, dtype, out),
         _ => add_blocks(base, delta, dtype, out),
     }
 }
@@ -262,13 +272,25 @@ fn add_blocks(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &mut [u8])
 }
 
 #[inline(always)]
-fn add_f64(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &mut [u8]) {
+fn add_widened(base: (DType, &[u8]), delta: &[f32], dtype: DType, out: &mut [u8]) {
+    let mut wide = [0.0f64; BLOCK];
+    let out_blocks = out.chunks_mut(BLOCK * dtype.bits() / 8);
+    for ((out, base_bytes), d) in out_blocks.zip(blocks(base)).zip(delta.chunks(BLOCK)) {
+        for (wide, &d) in wide.iter_mut().zip(d) {
+            *wide = f64::from(d);
+        }
+        add_f64_body((base.0, base_bytes), &wide[..d.len()], dtype, out);
+    }
+}
+
+#[inline(always)]
+fn add_f64_body(base: (DType, &[u8]), delta: &[f64], dtype: DType, out: &mut [u8]) {
     let mut b = [0.0f64; BLOCK];
     let out_blocks = out.chunks_mut(BLOCK * dtype.bits() / 8);
     for ((out, base_bytes), d) in out_blocks.zip(blocks(base)).zip(delta.chunks(BLOCK)) {
         to_f64_body(base.0, base_bytes, &mut b);
         for (b, &d) in b.iter_mut().zip(d) {
-            let sum = *b + f64::from(d);
+            let sum = *b + d;
             let sum = if sum.is_nan() { f64::NAN } else { sum };
             *b = if d == 0.0 { *b } else { sum };
         }

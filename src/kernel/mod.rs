@@ -56,6 +56,7 @@ macro_rules! vectorised_256 {
     };
 }
 
+pub mod adapted;
 mod block;
 mod butterfly;
 pub mod bytes;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use crate::checkpoint::{Checkpoint, Source, TensorInfo, Window};
+use crate::checkpoint::{Checkpoint, Source, TensorInfo, Window, is_adapter};
 use crate::error::{Error, Result};
 use crate::kernel::{convert, quantise};
 use crate::pipeline::budget::{Needs, peak_memory};
@@ -27,17 +27,23 @@ pub fn compare(
     observer: &dyn Observer,
 ) -> Result<CompareReport> {
     let started = Instant::now();
+    let [a, b] = [resources.locate(a)?, resources.locate(b)?];
+    let base = base.map(|base| resources.locate(base)).transpose()?;
+    check_bases(&a, &b, base.is_some())?;
     let open = |path: &Path| {
-        let checkpoint = Checkpoint::open(&resources.locate(path)?)?;
+        let checkpoint = match &base {
+            Some(base) => Checkpoint::open_fine_tune(path, base)?,
+            None => Checkpoint::open(path)?,
+        };
         let source = Source::new(&checkpoint, &resources.map)?;
         Ok::<_, Error>((checkpoint, source))
     };
-    let sides = Sides { a: open(a)?, b: open(b)?, base: base.map(open).transpose()? };
+    let sides = Sides { a: open(&a)?, b: open(&b)?, base: base.as_deref().map(open).transpose()? };
     let tensors: Vec<_> = sides.a.0.tensors().iter().map(|t| sides.match_up(t)).collect();
     let mut sums = vec![Sums::default(); tensors.len()];
     let total = sides.a.0.total_bytes();
     let mut done = 0;
-    let width = needs(&sides.a.0).width(resources.max_memory, resources.threads)?;
+    let width = sides.needs().width(resources.max_memory, resources.threads)?;
     let mut jobs = tensors
         .iter()
         .enumerate()
@@ -56,6 +62,18 @@ pub fn compare(
         },
     )?;
     Ok(sides.report(&tensors, &sums, started))
+}
+
+/// An adapter is compared with a checkpoint as the fine-tune that it makes of the base.
+fn check_bases(a: &Path, b: &Path, has_base: bool) -> Result<()> {
+    if has_base || is_adapter(a) == is_adapter(b) {
+        return Ok(());
+    }
+    let adapter = if is_adapter(a) { a } else { b };
+    Err(Error::invalid_argument(format!(
+        "{} is a LoRA adapter; give the base that it is merged into with --base",
+        adapter.display()
+    )))
 }
 
 type Side = (Checkpoint, Source);
@@ -99,18 +117,25 @@ struct Job {
     base: Option<(crate::tensor::DType, Window)>,
 }
 
-fn needs(a: &Checkpoint) -> Needs {
-    let tile = |t: &TensorInfo| {
-        let tiling = Tiling::flat(t.n_bytes / t.dtype.lane_bytes() as u64, t.dtype.lane_bytes(), 0);
-        // Both sides, and a base of at most eight bytes an element.
-        tiling.max_elements() * (2 * t.dtype.lane_bytes() as u64 + 8)
-    };
-    let tile = a.tensors().iter().map(tile).max().unwrap_or(0);
-    let headers: u64 = a.shards().iter().map(|s| s.header.len() as u64).sum();
-    Needs { resident: 24 * headers, tile, worker: (STEP * 8) as u64 }
-}
-
 impl Sides {
+    fn needs(&self) -> Needs {
+        let a = &self.a.0;
+        let tile = |t: &TensorInfo| {
+            let lane = t.dtype.lane_bytes();
+            let n = Tiling::flat(t.n_bytes / lane as u64, lane, 0).max_elements();
+            let other = self
+                .b
+                .0
+                .find(&t.name)
+                .map_or(0, |(_, b)| self.b.1.beside(b, n * b.dtype.lane_bytes() as u64));
+            // Both sides, and a base of at most eight bytes an element.
+            n * (2 * lane as u64 + 8) + self.a.1.beside(t, n * lane as u64) + other
+        };
+        let tile = a.tensors().iter().map(tile).max().unwrap_or(0);
+        let headers: u64 = a.shards().iter().map(|s| s.header.len() as u64).sum();
+        Needs { resident: 24 * headers, tile, worker: (STEP * 8) as u64 }
+    }
+
     fn match_up<'a>(&'a self, t: &'a TensorInfo) -> Match<'a> {
         let alike = |o: &&TensorInfo| o.dtype == t.dtype && o.shape == t.shape;
         let b = self.b.0.find(&t.name).map(|f| f.1).filter(alike);

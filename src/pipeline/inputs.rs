@@ -38,7 +38,7 @@ impl Inputs {
         let (ft, base) = (options.resources.locate(ft)?, options.resources.locate(base)?);
         let name = options.name.clone().unwrap_or_else(|| default_name(&ft));
         check_name(&name)?;
-        let (ft, base) = (Checkpoint::open(&ft)?, Checkpoint::open(&base)?);
+        let (ft, base) = (Checkpoint::open_fine_tune(&ft, &base)?, Checkpoint::open(&base)?);
         let map = &options.resources.map;
         // The base is there for the next fine-tune too.
         let is_once = options.method.lossy().is_none_or(|m| m.joint_passes().is_empty());
@@ -46,6 +46,7 @@ impl Inputs {
         let base_source = Source::new(&base, map)?;
         let mut pair = Pair::new(&ft, &base, &options.method, &options.policy);
         pair.find_aliases(&ft, &ft_source)?;
+        pair.notes.extend(ft.adapter().map(|adapter| adapter.note()));
         let calibrate = options.calibrate.as_deref();
         let calibration =
             calibrate.map(|file| Calibration::open(file, &ft, &mut pair, map)).transpose()?;
@@ -114,7 +115,8 @@ impl Inputs {
             let bytes = n * t.dtype.lane_bytes() as u64;
             let base = p.base.map_or(0, |b| n * self.base.tensors()[b].dtype.lane_bytes() as u64);
             let restored = if p.item.lossy { bytes } else { 0 };
-            tile = tile.max(bytes + base + restored + bytes + (bytes >> 7) + 4096);
+            let beside = self.ft_source.beside(t, bytes);
+            tile = tile.max(bytes + beside + base + restored + bytes + (bytes >> 7) + 4096);
             let patch = u64::from(p.item.patch);
             let strip = t.shape.last().map_or(0, |cols| cols * patch * 4);
             let own =

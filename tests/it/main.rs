@@ -48,6 +48,9 @@ mod custom;
 // Statistics of the layers' inputs: errors weighed by them, settings chosen by them.
 mod calibrate;
 
+// LoRA adapters as fine-tunes; names on the Hub.
+mod adapter;
+
 // NaN and infinities under lossy methods.
 mod nonfinite;
 

@@ -9,6 +9,7 @@ from unittest import mock
 
 import numpy as np
 
+import adapter
 import bitdelta
 import checkpoints
 import dare
@@ -274,6 +275,34 @@ def test_trellis_noise():
 def test_ratio_formulas():
     ratios = [16 / (4 * (1 - s) + entropy(s)) for s in (0.97, 0.99, 0.95)]  # METHODS section 4.8: v3, then v1
     near([*ratios, 16 / (4 * 0.03)], (50.89, 132.46, 32.89, 133.3), 5e-4)
+
+
+def test_adapters_are_merged_element_by_element():
+    random = np.random.default_rng(3)
+    names = ["layer.0.query.weight", "layer.0.key.weight", "words_embeddings.weight", "norm.weight"]
+    shapes = [(6, 5), (4, 7), (9, 3), (4,)]
+    tensors = {n: checkpoints.Tensor("F32", random.normal(size=s).astype("<f4")) for n, s in zip(names, shapes)}
+    with tempfile.TemporaryDirectory() as folder:
+        base, lora, merged = (Path(folder) / name for name in ("base", "lora", "merged"))
+        base.mkdir()
+        merged.mkdir()
+        checkpoints.save(tensors, base / "model.safetensors")
+        adapter.make(base, lora)
+        factors = checkpoints.load(lora)
+        assert len(factors) == 4
+        for name in names[:2]:
+            a, b = (factors[f"base_model.model.{name.removesuffix('weight')}lora_{x}.weight"].data for x in "AB")
+            data = tensors[name].data.copy()
+            for i, j in np.ndindex(data.shape):
+                # alpha / r of adapter.CONFIG, whose rank_pattern has key.
+                change = sum(np.float32(b[i, k] * a[k, j]) for k in range(a.shape[0]))
+                data[i, j] += np.float32(change * (4 if "key" in name else 2))
+            tensors[name] = checkpoints.Tensor("F32", data)
+        checkpoints.save(tensors, merged / "model.safetensors")
+        assert adapter.check(base, lora, merged) == ([], 2)
+        tensors[names[0]].data[2, 3] *= 1.000001
+        checkpoints.save(tensors, merged / "model.safetensors")
+        assert adapter.check(base, lora, merged) == ([names[0]], 2)
 
 
 def test_vectors_are_current():

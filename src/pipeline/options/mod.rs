@@ -77,7 +77,7 @@ impl Resources {
 #[non_exhaustive]
 pub struct CompressOptions {
     /// The variant's name in the archive; 1 to 255 bytes without control characters and without `@` in
-    /// front. Default: the name of the fine-tune's directory or file.
+    /// front. Default: the name of the fine-tune's directory or file, or of its model in a Hub cache.
     pub name: Option<String>,
     /// What decides and what is lost.
     pub method: Method,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use delta_stream::{
     Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, Error,
-    EtaRule, GroupIndex, MapChoice, Method, Parity, Policy, Quality, Rates, Resources, Rest,
+    EtaRule, GroupIndex, HubCache, MapChoice, Method, Parity, Policy, Quality, Rates, Resources, Rest,
     RestoreOptions, Result, SignScale, Size, TraceOf, TraceReference, UltraDelta,
 };
 use serde::Deserialize;
@@ -151,7 +151,8 @@ pub(crate) fn resources(text: &str) -> Result<Resources> {
 
 impl From<Use> for Resources {
     fn from(given: Use) -> Self {
-        let mut resources = Resources::default();
+        let hub = HubCache::from_env(|name| std::env::var_os(name));
+        let mut resources = Resources::default().with_hub(Some(hub));
         if let Some(bytes) = given.max_memory {
             resources = resources.with_max_memory(bytes);
         }

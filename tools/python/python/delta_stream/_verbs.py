@@ -54,7 +54,8 @@ def compress(
     """Stores the fine-tune ``shards`` as a delta against ``base`` in a new archive.
 
     Args:
-        shards, base: Checkpoints: a Hugging Face directory, one ``.safetensors`` file, or an ``index.json``. The
+        shards, base: Checkpoints: a Hugging Face directory, one ``.safetensors`` file, an ``index.json``, or the name
+            of a model in the Hub's local cache; ``shards`` also the directory of a LoRA adapter. The
             two may be sharded differently.
         output: The archive, which must not exist (but with ``force``).
         name: The variant's name; default: that of the fine-tune's directory.
