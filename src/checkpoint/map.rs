@@ -240,8 +240,16 @@ impl Source {
 
     /// [`window`](Self::window), of a few bytes far from others that are read: no block is read for them.
     pub(crate) fn peek(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
-        if self.direct.is_none() {
+        if self.merge.is_some() {
             return self.window(shard_idx, offset, len);
+        }
+        self.peek_stored(shard_idx, offset, len)
+    }
+
+    /// [`peek`](Self::peek), of what is stored, whatever an adapter makes of it; not only of one tensor.
+    pub(crate) fn peek_stored(&self, shard_idx: usize, offset: u64, len: usize) -> Result<Window> {
+        if self.direct.is_none() {
+            return self.bring(shard_idx, offset, len, false);
         }
         let shard = self.shard(shard_idx, offset, len)?;
         self.fill(shard, len, |out| sys::read_exact_at(&shard.file, out, offset))
@@ -280,6 +288,11 @@ impl Source {
             window.last = behind.map(|behind| (behind, offset..offset + len as u64));
             Ok(window)
         })
+    }
+
+    /// The files of the adapter that is merged into what is read.
+    pub(crate) fn adapter(&self) -> Option<&Source> {
+        self.merge.as_ref().map(|merge| merge.source())
     }
 
     /// Most bytes held beside a window of `len` bytes onto tensor `t` that others are formed of.

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use delta_stream::{
-    Auto, CompressOptions, ErrorKind, HubCache, MapChoice, Method, Observer, Resources,
-    RestoreOptions, Silent,
+    Auto, CompressOptions, ErrorKind, HubCache, MapChoice, Method, Observer, PartOptions,
+    Resources, RestoreOptions, Silent,
 };
 use half::{bf16, f16};
 
@@ -222,6 +222,30 @@ fn threads_memory_and_ways_to_read_never_show() -> Outcome {
             assert!(got == want, "{method:?} by {threads} threads, {map:?}");
         }
     }
+    Ok(())
+}
+
+/// Its parts are told apart by the files, which for an adapter are not those of its checkpoint.
+#[test]
+fn an_adapter_is_compressed_in_parts_as_in_one_run() -> Outcome {
+    let Case { place, .. } = case()?;
+    let options = options(Method::Lossless);
+    delta_stream::compress(&place.ft, &place.base, &place.archive, &options, &Silent)?;
+    let split = delta_stream::split(&place.ft, &place.base, 2, &options, &Silent)?;
+    let parts: Vec<_> = (0..2).map(|n| place.path(&format!("part-{n}"))).collect();
+    let run = |n: usize| {
+        let of = PartOptions::new(split.clone(), n as u32 + 1);
+        delta_stream::compress_part(&place.ft, &place.base, &parts[n], &of, &options, &Silent)
+    };
+    run(0)?;
+    run(1)?;
+    let joined = place.path("joined.delta.zst");
+    delta_stream::join(&parts, &joined, false, &Silent)?;
+    assert!(fs::read(&joined)? == fs::read(&place.archive)?, "the bytes are those of one run");
+    // Another adapter is other work.
+    fs::write(place.ft.join("adapter_config.json"), CONFIG.replacen("12", "13", 1))?;
+    let error = run(0).unwrap_err();
+    assert!(error.to_string().contains("split"), "{error}");
     Ok(())
 }
 

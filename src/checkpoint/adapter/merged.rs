@@ -105,6 +105,11 @@ impl Merge {
         8 * headers as u64 + self.source.resident_bytes()
     }
 
+    /// The adapter's own files.
+    pub(in crate::checkpoint) fn source(&self) -> &Source {
+        &self.source
+    }
+
     fn updates(&self) -> &[Update] {
         &self.adapter.updates
     }

@@ -100,7 +100,12 @@ impl Adapter {
         &self.checkpoint
     }
 
-    /// Hash of all that decides what it makes of a base.
+    /// Hash of its configuration.
+    pub(crate) fn config_hash(&self) -> u64 {
+        self.config_hash
+    }
+
+    /// Hashes of its configuration and of the state of its weights' file.
     pub(super) fn state(&self) -> [u64; 2] {
         [self.config_hash, self.checkpoint.state()]
     }

@@ -71,8 +71,12 @@ fn fingerprint(checkpoint: &Checkpoint, source: &Source) -> Result<u128> {
         let last = u128::from(shard.file_len - start - n);
         for k in (0..PROBES).filter(|_| n > 0) {
             let offset = start + (last * u128::from(k) / u128::from(PROBES - 1)) as u64;
-            hash.update(&source.peek(i, offset, n as usize)?);
+            hash.update(&source.peek_stored(i, offset, n as usize)?);
         }
+    }
+    if let Some((adapter, source)) = checkpoint.adapter().zip(source.adapter()) {
+        hash.update(&adapter.config_hash().to_le_bytes());
+        hash.update(&fingerprint(adapter.checkpoint(), source)?.to_le_bytes());
     }
     Ok(hash.digest128())
 }
