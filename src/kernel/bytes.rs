@@ -31,6 +31,7 @@ fn n_changed_body(new: &[u8], old: &[u8]) -> u64 {
 
 /// Appends the places of the bytes that differ, counted from `first`, as little-endian words of four bytes.
 pub fn changed_places(new: &[u8], old: &[u8], first: u32, out: &mut Vec<u8>) {
+    out.reserve_exact(4 * n_changed(new, old) as usize);
     for (i, _) in changed(new, old) {
         out.extend((first + i as u32).to_le_bytes());
     }
@@ -38,6 +39,7 @@ pub fn changed_places(new: &[u8], old: &[u8], first: u32, out: &mut Vec<u8>) {
 
 /// Appends the new ones of the bytes that differ.
 pub fn changed_values(new: &[u8], old: &[u8], out: &mut Vec<u8>) {
+    out.reserve_exact(n_changed(new, old) as usize);
     out.extend(changed(new, old).map(|(_, new)| new));
 }
 

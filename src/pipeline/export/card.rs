@@ -78,6 +78,9 @@ pub(super) fn delta_card(
     ]);
     card.table(&facts);
     card.text(LOSS_NOTE.get(usize::from(is_lossy(stored))).unwrap_or(&""));
+    if !report.left_out.is_empty() {
+        card.text("Tensors that the base has not, or not alike, are not here.");
+    }
     card.text(
         "Taken by SGLang's `/pull_weights` and by what reads the same layout: each tensor is one zstd frame under \
          its own name, to be applied to the bytes of the base's tensor; the checksum in its file's metadata is that \
@@ -114,8 +117,8 @@ pub(super) fn adapter_card(
     ]);
     card.table(&facts);
     card.text(
-        "Shares are of sums of squares. What is left out are embeddings, heads, norms and biases, so a fine-tune with a \
-         new head is not one without it.",
+        "Shares are of sums of squares, and against what the archive restores. Left out are embeddings, heads, norms and \
+         biases: a fine-tune with a new head is not whole without that.",
     );
     card.0
 }
@@ -126,7 +129,7 @@ fn is_lossy(stored: &Stored) -> bool {
 }
 
 /// What the archive knows of a variant; with `stored` how large it is there.
-pub(super) fn facts(stored: &Stored, with_size: bool) -> Vec<(&'static str, String)> {
+fn facts(stored: &Stored, with_size: bool) -> Vec<(&'static str, String)> {
     let summary = summarise(stored, None, false);
     let VariantSummary { method, settings, stored_bytes, fine_tuned_bytes, ratio, .. } = &summary;
     let settings: Vec<_> = settings.iter().map(|(key, value)| format!("{key} {value}")).collect();
@@ -149,7 +152,7 @@ pub(super) fn facts(stored: &Stored, with_size: bool) -> Vec<(&'static str, Stri
 }
 
 /// ` of [ORG/NAME](..)`, or of an unnamed base.
-pub(super) fn of_base(options: &ExportOptions) -> String {
+fn of_base(options: &ExportOptions) -> String {
     match &options.base_model {
         Some(name) => format!(" of [{name}](https://huggingface.co/{name})"),
         None => " of a base that is not named here".to_owned(),
@@ -157,17 +160,17 @@ pub(super) fn of_base(options: &ExportOptions) -> String {
 }
 
 /// Which tools made it.
-pub(super) fn by_tool(stored: &Stored) -> String {
+fn by_tool(stored: &Stored) -> String {
     let (by, now) = (code(&stored.head.tool), env!("CARGO_PKG_VERSION"));
     format!(" (compressed by {by}, written by `delta-stream {now}`)")
 }
 
 /// A card that grows: front matter first.
-pub(super) struct Card(pub(super) String);
+struct Card(String);
 
 impl Card {
     /// The front matter: how the model stands to the base, if that has a name, and for which library it is.
-    pub(super) fn new(relation: &str, library: Option<&str>, options: &ExportOptions) -> Self {
+    fn new(relation: &str, library: Option<&str>, options: &ExportOptions) -> Self {
         let mut front = String::from("---\n");
         if let Some(name) = &options.base_model {
             front += &format!("base_model: {name}\nbase_model_relation: {relation}\n");
@@ -178,29 +181,34 @@ impl Card {
         Self(front + "tags:\n- delta-stream\n---\n")
     }
 
-    pub(super) fn title(&mut self, name: &str) {
+    fn title(&mut self, name: &str) {
         self.0 += &format!("\n# {}\n", code(name));
     }
 
-    pub(super) fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &str) {
         self.0 += &format!("\n{text}\n");
     }
 
-    pub(super) fn block(&mut self, line: &str) {
+    fn block(&mut self, line: &str) {
         self.0 += &format!("\n```sh\n{line}\n```\n");
     }
 
-    pub(super) fn table(&mut self, rows: &[(&str, String)]) {
+    fn table(&mut self, rows: &[(&str, String)]) {
         self.0 += "\n| | |\n|---|---|\n";
         for (label, value) in rows {
-            self.0 += &format!("| {label} | {} |\n", value.replace('|', "\\|"));
+            self.0 += &format!("| {label} | {} |\n", plain(value).replace('|', "\\|"));
         }
     }
 }
 
 /// A name as code in Markdown, whatever is in it.
-pub(super) fn code(name: &str) -> String {
-    format!("`{}`", name.replace('`', "'"))
+fn code(name: &str) -> String {
+    format!("`{}`", plain(name).replace('`', "'"))
+}
+
+/// Text without control characters: names in archives are anyone's.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// A word of a command line, quoted where a shell would take it apart.
@@ -209,7 +217,7 @@ fn shell(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    format!("'{}'", plain(word).replace('\'', "'\\''"))
 }
 
 #[cfg(test)]
@@ -218,7 +226,7 @@ mod tests {
 
     #[test]
     fn names_do_no_harm() {
-        assert_eq!(code("a`b"), "`a'b`");
+        assert_eq!(code("a`b\n"), "`a'b `");
         assert_eq!(shell("ft-1.delta.zst"), "ft-1.delta.zst");
         assert_eq!(shell("a b'c"), "'a b'\\''c'");
         assert_eq!(shell(""), "''");

@@ -287,8 +287,8 @@ impl<'a> Run<'a> {
                 frames.add(&made, |piece| shard.add(piece))?;
                 progress.add(new.len())
             };
-            // A vector that grows has up to twice its bytes, and those it grew from.
-            let most = 12 * variant.tile_bytes(tensor);
+            // A place has four bytes.
+            let most = 4 * variant.tile_bytes(tensor);
             variant.each_tile(tensor, extra(most), || (), work, sink)?;
         }
         Ok(digest.text())

@@ -196,7 +196,7 @@ fn search(
             rows::add_rows(values, n_cols, &times, &mut part);
             (quantise::sum_squares(values), part)
         };
-        let sink = |_: usize, (square, part): (f64, Vec<f32>)| {
+        let sink = |(square, part): (f64, Vec<f32>)| {
             squares += if round == 0 { square } else { 0.0 };
             sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(x));
         };
@@ -215,14 +215,9 @@ fn search(
         times
     };
     let tile = worker;
-    matrix.each_rows(
-        Needs { resident, tile, worker: 0 },
-        progress,
-        work,
-        |_, times: Vec<f32>| {
-            along.extend(times);
-        },
-    )?;
+    matrix.each_rows(Needs { resident, tile, worker: 0 }, progress, work, |times: Vec<f32>| {
+        along.extend(times);
+    })?;
     Ok((rows::best(&along, &vectors, n_cols, rank), squares))
 }
 
@@ -258,7 +253,7 @@ fn settle(
     };
     let resident = 8 * (pair.left.len() + pair.right.len()) as u64;
     let needs = Needs { resident, ..Needs::NONE };
-    matrix.each_rows(needs, progress, work, |_, squares: f64| lost += squares)?;
+    matrix.each_rows(needs, progress, work, |squares: f64| lost += squares)?;
     Ok((pair, lost))
 }
 

@@ -35,7 +35,7 @@ impl<'a> Matrix<'a> {
         extra: Needs,
         progress: &mut Progress<'_>,
         work: impl Fn(usize, &mut [f32]) -> T + Sync,
-        mut sink: impl FnMut(usize, T),
+        mut sink: impl FnMut(T),
     ) -> Result<()> {
         let bytes = self.variant.tile_bytes(self.tensor);
         let dtype = self.variant.stored.tensors[self.tensor].dtype;
@@ -56,12 +56,12 @@ impl<'a> Matrix<'a> {
         let on_part = |new: &[u8], part: Part<T>| {
             open.extend(part.head);
             if !open.is_empty() && open.len() == self.n_cols {
-                sink(n_done, work(n_done, &mut open));
+                sink(work(n_done, &mut open));
                 n_done += 1;
                 open.clear();
             }
             if let Some((n, made)) = part.whole {
-                sink(n_done, made);
+                sink(made);
                 n_done += n;
             }
             open.extend(part.tail);
