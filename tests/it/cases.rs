@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use delta_stream::{
-    BaseShift, BaseVector, CompressOptions, DeltaDct, MapChoice, Method, Observer, Resources,
-    RestoreOptions, Silent, VerifyOptions,
+    BaseShift, BaseVector, CompressOptions, DeltaDct, MapChoice, Method, Observer, PartOptions,
+    Resources, RestoreOptions, Silent, VerifyOptions,
 };
 
 use crate::made::{Outcome, Place, Rng, one_shard, shard, twins};
@@ -171,6 +171,25 @@ impl Lab {
         })
     }
 
+    /// `compress --part` of one of two parts, to a file of its number.
+    fn part(&self, part: u32) -> Run {
+        let (ft, base) = (self.place.ft.clone(), self.place.base.clone());
+        let options = compress_options("one");
+        Box::new(move |dir| {
+            let split = delta_stream::split(&ft, &base, 2, &options, &Silent)?;
+            let (output, part) = (dir.join(part.to_string()), PartOptions::new(split, part));
+            delta_stream::compress_part(&ft, &base, &output, &part, &options, &Silent).map(drop)
+        })
+    }
+
+    /// `join` of these to the archive.
+    fn join() -> Run {
+        Box::new(|dir| {
+            let parts = ["1", "2"].map(|part| dir.join(part));
+            delta_stream::join(&parts, &dir.join(ARCHIVE), false, &Silent).map(drop)
+        })
+    }
+
     /// What such a run leaves that is ended before its last tile.
     fn cut_off(&self, start: &Tree, name: &'static str) -> Outcome<Tree> {
         let (ft, base) = (&self.place.ft, &self.place.base);
@@ -248,6 +267,14 @@ impl Lab {
             ("remove", &two, remove("one")),
             ("compact", &rid, compact()),
         ];
+        cases.into_iter().map(|(name, start, run)| self.case(name, start, run)).collect()
+    }
+
+    /// Verbs of a compress in parts.
+    pub(crate) fn part_cases(&self) -> Outcome<Vec<Case>> {
+        let none = Tree::new();
+        let both = self.after(&none, &[&self.part(1), &self.part(2)])?;
+        let cases = [("compress --part", &none, self.part(1)), ("join", &both, Self::join())];
         cases.into_iter().map(|(name, start, run)| self.case(name, start, run)).collect()
     }
 

@@ -359,3 +359,50 @@ fn pairs_of_any_size_can_be_made() {
     pair.run("make-pair q --dtype i8").code(2);
     pair.run("make-pair q --hidden 0").code(2);
 }
+
+#[test]
+fn a_compress_in_parts_is_joined_by_its_verbs() {
+    let pair = Pair::with_archive();
+    let given = "--shards fine-tune --base base --name small --method ultradelta";
+    let split = pair.json(&format!("plan {given} --split 2 -o split.json"), 0);
+    assert_eq!((&split["parts"], &split["rounds"]), (&2.into(), &2.into()));
+    let part = |part: &str, more: &str, output: &str| {
+        format!("compress {given} --split split.json --part {part} {more} -o {output}")
+    };
+    for i in [2, 1] {
+        let report = pair.json(&part(&format!("{i}/2"), "", &format!("s{i}")), 0);
+        assert_eq!((&report["part"], &report["round"]), (&i.into(), &1.into()));
+    }
+    assert_eq!(pair.json("join s1 s2 -o s", 0)["round"], 1);
+    for i in [1, 2] {
+        pair.run(&part(&format!("{i}/2"), "--surveys s", &format!("p{i}"))).code(0);
+    }
+    pair.run("join p2 p1 -o joined").code(0).stdout(contains("2 parts, round 2 of 2"));
+    pair.run(&format!("compress {given} -o one")).code(0);
+    assert!(fs::read(pair.path("one")).unwrap() == fs::read(pair.path("joined")).unwrap());
+    for (line, code, words) in [
+        (part("1/3", "", "x"), 2, "split.json has 2 parts"),
+        (part("1/2", "--seed 3", "x"), 2, "another seed"),
+        (part("1/2", "--surveys s1", "x"), 2, "join all parts"),
+        (part("1/2", "--force", "base/x"), 2, "lies in the base"),
+        (part("1/2", "", "p1"), 2, "--force"),
+        ("join p1 -o x".into(), 2, "part 2 of 2 is missing"),
+        ("join p1 none -o x".into(), 6, "none"),
+        ("inspect p1".into(), 2, "part 1 of 2, round 2 of 2"),
+        ("restore p1 --base base -o x".into(), 2, "join"),
+        (format!("plan {given} --split 0"), 2, "out of range"),
+        (
+            "compress --shards fine-tune --base base -o x --split one --part 1/2".into(),
+            2,
+            "no split",
+        ),
+    ] {
+        pair.run(&line).code(code).stdout(is_empty()).stderr(contains(words));
+        assert!(!pair.path("x").exists(), "{line}");
+    }
+    let mut bytes = fs::read(pair.path("p2")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(pair.path("p2"), bytes).unwrap();
+    pair.run("join p1 p2 -o x").code(4).stderr(contains("part p2"));
+}

@@ -137,6 +137,18 @@ fn every_change_of_an_archive_fails_once() -> Outcome {
 }
 
 #[test]
+fn every_change_of_parts_and_their_join_fails_once() -> Outcome {
+    alone("faults::every_change_of_parts_and_their_join_fails_once", || {
+        let (lab, mut counts) = (Lab::new()?, Counts::new());
+        for case in lab.part_cases()? {
+            try_all(&lab, &case, &[], &mut counts)?;
+        }
+        assert!(say(&counts) > 100);
+        Ok(())
+    })
+}
+
+#[test]
 fn every_change_of_a_restore_fails_once() -> Outcome {
     alone("faults::every_change_of_a_restore_fails_once", || {
         let (lab, mut counts) = (Lab::new()?, Counts::new());

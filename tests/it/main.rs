@@ -40,6 +40,9 @@ mod export;
 // What stored bits are for.
 mod parts;
 
+// One compress on several machines.
+mod machines;
+
 // A base shifted before the delta is taken.
 mod base_shift;
 mod base_shift_edges;

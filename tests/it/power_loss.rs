@@ -426,6 +426,16 @@ fn power_fails_while_an_archive_is_written() -> Outcome {
     })
 }
 
+#[test]
+fn power_fails_while_parts_are_made_and_joined() -> Outcome {
+    alone("power_loss::power_fails_while_parts_are_made_and_joined", || {
+        let lab = Lab::new()?;
+        let counts = during_all(&lab, &lab.part_cases()?, DRAWS[0], &lab.append("next"))?;
+        assert!(counts.different > 20);
+        Ok(())
+    })
+}
+
 /// Whatever a loss of power leaves of a run, one that resumes comes to the same bytes.
 #[test]
 fn power_fails_and_the_run_goes_on() -> Outcome {

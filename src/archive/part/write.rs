@@ -120,10 +120,16 @@ impl PartWriter {
         let rename = if self.force { disk::rename } else { disk::rename_new };
         let renamed = rename(&self.temp, &self.path);
         renamed.map_err(|e| Error::io("rename the finished part to", &self.path, e))?;
-        let Self { temp, path, len, .. } = self;
+        let Self { temp, path, len, force, .. } = self;
         // It has another name now; nothing is left to remove.
         let _ = temp.keep();
-        sync_dir(disk::parent_of(&path))?;
+        if let Err(e) = sync_dir(disk::parent_of(&path)) {
+            // A failed run leaves what was there: nothing. What was replaced cannot come back.
+            if force || disk::remove_file(&path).is_err() {
+                return Err(e.context("the part is whole and in place"));
+            }
+            return Err(e);
+        }
         Ok(len)
     }
 }

@@ -69,7 +69,7 @@ pub fn compress_part(
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(output)?;
     let settled = &settle_as(&inputs, options, part.split.settled.as_ref(), observer)?;
-    let head = check_split(&inputs, (options, settled), part)?;
+    let head = check_split(&inputs, settled, part)?;
     let share = shares(&inputs, settled, head.of).swap_remove(part.part as usize - 1);
     let options = settled;
     let (mut writer, task, kept) = begin(&inputs, options, part, head, (share, output))?;
@@ -98,11 +98,7 @@ pub fn compress_part(
 }
 
 /// Says whether this part can be made of that split; returns what it will be of, in the first round.
-fn check_split(
-    inputs: &Inputs,
-    (typed, settled): (&CompressOptions, &CompressOptions),
-    part: &PartOptions,
-) -> Result<PartHead> {
+fn check_split(inputs: &Inputs, options: &CompressOptions, part: &PartOptions) -> Result<PartHead> {
     let split = &part.split;
     let refuse = |text: String| Err(Error::invalid_argument(text));
     if !(1..=split.parts).contains(&part.part) {
@@ -117,14 +113,14 @@ fn check_split(
             "the split was made by {tool}, this is {TOOL}; all parts need one version"
         ));
     }
-    let identity = identity(inputs, (typed, settled), split.settled.as_ref())?;
-    let rounds = joint_passes(settled).len() as u32 + 1;
+    let identity = identity(inputs, options, split.settled.as_ref())?;
+    let rounds = joint_passes(options).len() as u32 + 1;
     if split.identity != format!("{identity:032x}") || split.rounds != rounds {
-        let (method, name) = (settled.method.name(), &inputs.name);
+        let (method, name) = (options.method.name(), &inputs.name);
         let what = match () {
             () if split.variant != *name => format!("variant `{}`, not `{name}`", split.variant),
             () if split.method != method => format!("--method {}, not {method}", split.method),
-            () if split.settings != settled.settings().into_iter().collect() => {
+            () if split.settings != options.settings().into_iter().collect() => {
                 "other settings".to_owned()
             }
             () => "other files, another seed or other settings".to_owned(),

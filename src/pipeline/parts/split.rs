@@ -37,7 +37,7 @@ pub fn split(
     inputs.pair.notes.iter().for_each(|note| observer.note(note));
     let settled = settle(&inputs, options, observer)?;
     let values = settled_values(options, &settled);
-    let identity = identity(&inputs, (options, &settled), values.as_ref())?;
+    let identity = identity(&inputs, &settled, values.as_ref())?;
     let share = |(i, tensors): (usize, Range<usize>)| Share {
         part: i as u32 + 1,
         tensors: tensors.len() as u64,
