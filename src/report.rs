@@ -340,6 +340,8 @@ pub struct Forecast {
     pub fine_tuned_bytes: u64,
     /// Bytes the archive is expected to take.
     pub archive_bytes: u64,
+    /// Of these, what a base vector takes that is made for it; 0 without a base shift.
+    pub vector_bytes: u64,
     /// `fine_tuned_bytes / archive_bytes`.
     pub ratio: f64,
     /// Share of the tiles that was encoded to tell, 0 to 1; at 1 the sizes are exact.

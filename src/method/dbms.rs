@@ -135,6 +135,20 @@ impl BaseShift {
         self
     }
 
+    /// Whether a base vector is made, unless the archive has it.
+    pub(crate) fn has_vector(&self) -> bool {
+        self.lambda != Some(0.0)
+    }
+
+    /// How often a sample of tiles is encoded to find what is not given.
+    pub(crate) fn n_trials(&self) -> usize {
+        match (self.lambda, self.eta) {
+            (Some(_), Some(_)) => 0,
+            (Some(_), None) => 1,
+            (None, _) => GRID + GOLDEN_STEPS + 1,
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         for (name, given, most, range) in
             [("lambda", self.lambda, MAX_LAMBDA, "0 to 1.5"), ("eta", self.eta, MAX_ETA, "0 to 2")]

@@ -71,10 +71,10 @@ pub(crate) fn prepare<'a>(
     settings: &BaseShift,
     writer: &mut ArchiveWriter,
 ) -> Result<Shifted<'a>> {
-    let vector = match settings.lambda {
+    let vector = match settings.has_vector() {
         // Nothing is shifted, so nothing is stored to shift along.
-        Some(0.0) => None,
-        _ => Some(vector(task, settings, writer)?),
+        false => None,
+        true => Some(vector(task, settings, writer)?),
     };
     let along = vector.as_ref().map(|v| &v.delta);
     let found = parameters(task, settings, along, writer)?;
@@ -153,12 +153,26 @@ fn vector<'a>(
 /// Another checkpoint, against the same base.
 fn open_external(task: &Task<'_>, path: &Path) -> Result<Inputs> {
     let open = || {
-        let options = task.options.clone().with_name("vector");
-        let external = Inputs::open(path, &task.inputs.base_path, &options)?;
+        let external = open_against(task.inputs, task.options, path)?;
         external.refuse_alias(task.path)?;
         Ok(external)
     };
     open().context(|| format!("--base-shift {}", path.display()))
+}
+
+fn open_against(inputs: &Inputs, options: &CompressOptions, path: &Path) -> Result<Inputs> {
+    Inputs::open(path, &inputs.base_path, &options.clone().with_name("vector"))
+}
+
+/// Says what [`prepare`] would say of a vector before it reads any tile.
+pub(crate) fn check_vector(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    shift: &BaseShift,
+) -> Result<()> {
+    let BaseVector::External(path) = &shift.vector else { return Ok(()) };
+    let opened = open_against(inputs, options, path);
+    opened.context(|| format!("--base-shift {}", path.display())).map(drop)
 }
 
 /// The deltas of the archive's variants, as far as they are against this base.
@@ -180,10 +194,47 @@ fn make<'b>(
     writer: &mut ArchiveWriter,
 ) -> Result<(u32, StoredDelta<'b>)> {
     let Task { inputs, options, observer, .. } = *task;
+    let (head, items) = vector_head(inputs, options, name)?;
+    let seed = head.seed;
+    let n_tiles = |(p, item): (&PairItem, &u32)| if *item == u32::MAX { 0 } else { p.tiling.len() };
+    let n_tiles: Vec<u64> = inputs.pair.items.iter().zip(&items).map(n_tiles).collect();
+    let expected = Expected { n_tiles: &n_tiles, items: Some(&items), is_last: false };
+    let (place, kept) = writer.begin(&head, inputs.state(), expected)?;
+    let id = writer.variant_id();
+    let mut units: Vec<Unit> = lossy_units(task);
+    leave_out(
+        &mut units,
+        kept.n_tensors(),
+        options.method.lossy().map_or(&[], |m| m.joint_passes()),
+    );
+    let none = TraceNorms::new();
+    let kept = Some(&kept);
+    let run = Run { sides, items: Some(&items), kept, ..Run::new(&units, id, &none, seed) };
+    let written = encode_variant(inputs, writer, options, &run, observer)?;
+    let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
+    let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
+    let seal = Seal { tensors, blobs, measured: written.measured };
+    writer.finish_variant(name, place, &seal)?;
+    let stored = Stored::new(id, head, seal, 0)?;
+    Ok((id, StoredDelta::new(writer.frames()?, stored, None, None)))
+}
+
+/// Whether a base vector has this tensor.
+pub(crate) fn is_in_vector(p: &PairItem) -> bool {
+    p.item.lossy && matches!(p.item.origin, Origin::Base { .. })
+}
+
+/// The head of a base vector, and the numbers that the fine-tune's tensors have in it; `u32::MAX` for those that
+/// are not in it.
+pub(crate) fn vector_head(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    name: &str,
+) -> Result<(Head, Vec<u32>)> {
     let mut items = vec![u32::MAX; inputs.pair.items.len()];
     let (mut stored_items, mut tensors): (Vec<Item>, Vec<_>) = (Vec::new(), Vec::new());
     for (i, (t, p)) in inputs.ft.tensors().iter().zip(&inputs.pair.items).enumerate() {
-        if p.item.lossy && matches!(p.item.origin, Origin::Base { .. }) {
+        if is_in_vector(p) {
             items[i] = stored_items.len() as u32;
             stored_items.push(p.item.clone());
             tensors.push((t.name.clone(), t.dtype, t.shape.clone(), t.n_bytes));
@@ -206,27 +257,7 @@ fn make<'b>(
         side_files: Vec::new(),
         shift: None,
     };
-    let n_tiles = |(p, item): (&PairItem, &u32)| if *item == u32::MAX { 0 } else { p.tiling.len() };
-    let n_tiles: Vec<u64> = inputs.pair.items.iter().zip(&items).map(n_tiles).collect();
-    let expected = Expected { n_tiles: &n_tiles, items: Some(&items), is_last: false };
-    let (place, kept) = writer.begin(&head, inputs.state(), expected)?;
-    let id = writer.variant_id();
-    let mut units: Vec<Unit> = lossy_units(task);
-    leave_out(
-        &mut units,
-        kept.n_tensors(),
-        options.method.lossy().map_or(&[], |m| m.joint_passes()),
-    );
-    let none = TraceNorms::new();
-    let kept = Some(&kept);
-    let run = Run { sides, items: Some(&items), kept, ..Run::new(&units, id, &none, seed) };
-    let written = encode_variant(inputs, writer, options, &run, observer)?;
-    let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
-    let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
-    let seal = Seal { tensors, blobs, measured: written.measured };
-    writer.finish_variant(name, place, &seal)?;
-    let stored = Stored::new(id, head, seal, 0)?;
-    Ok((id, StoredDelta::new(writer.frames()?, stored, None, None)))
+    Ok((head, items))
 }
 
 fn lossy_units(task: &Task<'_>) -> Vec<Unit> {

@@ -11,8 +11,7 @@ use crate::archive::{
 };
 use crate::error::{Error, Result};
 use crate::frame::{Kind, Label};
-use crate::method::{Measured, RowRates, TRACE_NORM, TraceNorms};
-use crate::pair::PairItem;
+use crate::method::{RowRates, TRACE_NORM, TraceNorms};
 use crate::pipeline::base_shift::{self, Task};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle;
@@ -112,29 +111,6 @@ pub(crate) fn rehearse(
     run(&task, ArchiveWriter::dry()?, Instant::now())
 }
 
-/// Bytes a new archive of this fine-tune has beside its tiles. The record of what was encoded is made
-/// of numbers that compress as little as the real ones.
-pub(crate) fn overhead_bytes(inputs: &Inputs, options: &CompressOptions) -> Result<u64> {
-    let mut writer = ArchiveWriter::dry()?;
-    let place = writer.write_head(&inputs.head(options))?;
-    let blobs = write_side_files(inputs, &mut writer)?;
-    let random = |i: usize, j: u64| xxh3_64(&[(i as u64).to_le_bytes(), j.to_le_bytes()].concat());
-    let wide = |i, j| u128::from(random(i, j)) << 64 | u128::from(random(i, j + 1));
-    let seal = |(i, p): (usize, &PairItem)| TensorSeal {
-        base_hash: if p.base.is_some() { wide(i, 0) } else { 0 },
-        base_probe: if p.base.is_some() { random(i, 2) } else { 0 },
-        restored_hash: wide(i, 3),
-        offset: random(i, 5) >> 32,
-        frame_lens: (0..p.tiling.len()).map(|j| random(i, 6 + j) as u32 >> 12).collect(),
-        squared_error: if p.item.lossy { 1.0 / random(i, 7) as f64 } else { 0.0 },
-        squared_delta: if p.item.lossy { 1.0 / random(i, 8) as f64 } else { 0.0 },
-    };
-    let tensors = inputs.pair.items.iter().enumerate().map(seal).collect();
-    let seal = Seal { tensors, blobs, measured: Measured::new() };
-    writer.finish_variant(&inputs.name, place, &seal)?;
-    writer.commit()
-}
-
 /// What a run came to.
 pub(crate) struct Ran {
     pub(crate) report: CompressReport,
@@ -228,7 +204,10 @@ fn stands_on(inputs: &Inputs, options: &CompressOptions, head: &Head) -> Result<
     Ok(xxh3_64(&parts.map(u64::to_le_bytes).concat()))
 }
 
-fn write_side_files(inputs: &Inputs, writer: &mut ArchiveWriter) -> Result<Vec<BlobSeal>> {
+pub(crate) fn write_side_files(
+    inputs: &Inputs,
+    writer: &mut ArchiveWriter,
+) -> Result<Vec<BlobSeal>> {
     put_side_files(inputs, writer.variant_id(), |label, piece| writer.write_frame(label, piece))
 }
 

@@ -21,6 +21,7 @@ mod known;
 mod merge;
 mod options;
 mod ordered;
+mod overhead;
 mod parity;
 mod parts;
 mod passes;

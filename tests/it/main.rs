@@ -31,6 +31,9 @@ mod forge;
 // What is compressed comes back.
 mod roundtrip;
 
+// What plan forecasts, against what compress writes.
+mod forecast;
+
 // What a method leaves alone, dropped to the base.
 mod rest;
 

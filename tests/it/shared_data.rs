@@ -12,7 +12,7 @@ const ANARCII: [(&str, &str); 2] =
     [("anarcii-l2/base", "anarcii-l2/ft-tcr"), ("anarcii-l2/base", "anarcii-l2/ft-shark")];
 
 /// The checkpoint called `name`, if it is on this machine.
-fn shared(name: &str) -> Option<PathBuf> {
+pub(crate) fn shared(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("DELTA_STREAM_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let found = [root.join("data").join(name), root.join(name)];

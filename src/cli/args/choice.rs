@@ -110,7 +110,7 @@ pub(crate) struct Choice {
 
     /// Shift the base along a compressed vector before the delta is taken (DBMS), with any lossy
     /// method: own (the fine-tune's own delta, as a first stage), shared (the mean of the archive's
-    /// variants, stored once), or the path of another checkpoint (its delta). plan leaves it out
+    /// variants, stored once), or the path of another checkpoint (its delta)
     #[arg(long, value_name = "VECTOR")]
     pub(crate) base_shift: Option<PathBuf>,
 
