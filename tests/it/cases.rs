@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use delta_stream::{
-    BaseShift, BaseVector, CompressOptions, DeltaDct, MapChoice, Method, Observer, PartOptions,
-    Resources, RestoreOptions, Silent, VerifyOptions,
+    BaseShift, BaseVector, CompressOptions, DeltaDct, ExportOptions, HfDelta, MapChoice, Method,
+    Observer, PartOptions, Peft, Resources, RestoreOptions, Silent, VerifyOptions,
 };
 
 use crate::made::{Outcome, Place, Rng, one_shard, shard, twins};
@@ -293,6 +293,40 @@ impl Lab {
             ("restore --force", &full, self.restore("out", true, None)),
             ("restore --max-shard-size", &one, self.restore("out", false, Some(800))),
             ("restore below missing directories", &one, self.restore("a/b/out", false, None)),
+        ];
+        cases.into_iter().map(|(name, start, run)| self.case(name, start, run)).collect()
+    }
+
+    /// `export` of variant `one` to `to`, as a step of weights or as an adapter.
+    fn export(&self, to: &'static str, is_step: bool, force: bool) -> Run {
+        let base = self.place.base.clone();
+        let options = ExportOptions::default()
+            .with_name(Some("one".to_owned()))
+            .with_resources(Resources::default().with_threads(1))
+            .with_force(force);
+        Box::new(move |dir| {
+            let (archive, to) = (dir.join(ARCHIVE), dir.join(to));
+            if is_step {
+                let step = HfDelta::default();
+                return delta_stream::export_hf_delta(
+                    &archive, &base, &to, &step, &options, &Silent,
+                )
+                .map(drop);
+            }
+            let adapter = Peft::default().with_rank(2);
+            delta_stream::export_peft(&archive, &base, &to, &adapter, &options, &Silent).map(drop)
+        })
+    }
+
+    /// Verbs that leave what other tools read.
+    pub(crate) fn export_cases(&self) -> Outcome<Vec<Case>> {
+        let one = self.after(&Tree::new(), &[&self.create("one", false)])?;
+        let mut full = one.clone();
+        full.insert("out/weight_v000001/model-00000-of-00001.safetensors".into(), vec![7; 600]);
+        let cases = [
+            ("export a step", &one, self.export("out", true, false)),
+            ("export a step --force", &full, self.export("out", true, true)),
+            ("export an adapter", &one, self.export("out", false, false)),
         ];
         cases.into_iter().map(|(name, start, run)| self.case(name, start, run)).collect()
     }

@@ -160,6 +160,18 @@ fn every_change_of_a_restore_fails_once() -> Outcome {
     })
 }
 
+#[test]
+fn every_change_of_an_export_fails_once() -> Outcome {
+    alone("faults::every_change_of_an_export_fails_once", || {
+        let (lab, mut counts) = (Lab::new()?, Counts::new());
+        for case in lab.export_cases()? {
+            try_all(&lab, &case, &[], &mut counts)?;
+        }
+        assert!(say(&counts) > 300);
+        Ok(())
+    })
+}
+
 /// More than the writers' buffer, so that there are writes in the middle of a run.
 #[test]
 fn every_change_of_a_larger_run_fails_once() -> Outcome {
