@@ -101,8 +101,8 @@ impl Checkpoint {
     /// it: the base's tensors, shards and side files, with the adapter's tokenizer where it has one.
     ///
     /// An element of a merged weight is that of the base plus the scaled sum over the rank, taken in f32 (f64
-    /// of an F64 base) and rounded once to the base's dtype. If the base itself is an adapter, both are taken
-    /// as they are.
+    /// of an F64 base) and rounded once to the base's dtype. [`shards`](Self::shards) are then the base's own
+    /// files, without the change. If the base itself is an adapter, both are taken as they are.
     ///
     /// # Errors
     /// As [`open`](Self::open); `InvalidCheckpoint` for adapters that are no plain LoRA or do not fit the
@@ -172,7 +172,10 @@ impl Checkpoint {
     /// `Io` if the directory cannot be listed.
     pub fn side_files(&self) -> Result<SideFiles> {
         let own = if self.owns_root { side::list(&self.root)? } else { SideFiles::default() };
-        self.adapter().map_or(Ok(own.clone()), |adapter| adapter.side_files(own))
+        match self.adapter() {
+            Some(adapter) => adapter.side_files(own),
+            None => Ok(own),
+        }
     }
 
     /// Whether the whole directory is the checkpoint, not one file in it.

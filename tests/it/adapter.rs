@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use delta_stream::{
-    Auto, CompressOptions, ErrorKind, HubCache, MapChoice, Method, Observer, PartOptions,
-    Resources, RestoreOptions, Silent,
+    Auto, CompressOptions, ErrorKind, HubCache, IoMode, Method, Observer, PartOptions, Resources,
+    RestoreOptions, Silent,
 };
 use half::{bf16, f16};
 
+use crate::determinism::choice;
 use crate::made::{
     Files, Outcome, Place, Rng, Tensor, encode, kind_of, shard, tensor, tensors, write,
 };
@@ -196,12 +197,6 @@ fn an_adapter_is_the_base_with_it_merged() -> Outcome {
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "the promise of MapChoice is made here")]
-fn mapped() -> MapChoice {
-    // SAFETY: the test wrote these files and changes them no more.
-    unsafe { MapChoice::trusting_files_stay_unchanged() }
-}
-
 #[test]
 fn threads_memory_and_ways_to_read_never_show() -> Outcome {
     let Case { place, merged } = case()?;
@@ -215,10 +210,10 @@ fn threads_memory_and_ways_to_read_never_show() -> Outcome {
         // The adapter makes the archive that its merged checkpoint makes.
         let want = archive(&place.path("merged"), Resources::default())?;
         for (threads, mib, map) in
-            [(1, 128, MapChoice::never()), (5, 1024, mapped()), (2, 192, MapChoice::direct())]
+            [(1, 128, IoMode::Read), (5, 1024, IoMode::Mmap), (2, 192, IoMode::Direct)]
         {
             let resources = Resources::default().with_threads(threads).with_max_memory(mib << 20);
-            let got = archive(&place.ft, resources.with_map(map))?;
+            let got = archive(&place.ft, resources.with_map(choice(map)))?;
             assert!(got == want, "{method:?} by {threads} threads, {map:?}");
         }
     }

@@ -30,7 +30,7 @@ fn resources(threads: usize, mib: u64, io: IoMode) -> Resources {
 }
 
 #[expect(unsafe_code, reason = "the promise of MapChoice is made here")]
-fn choice(io: IoMode) -> MapChoice {
+pub(crate) fn choice(io: IoMode) -> MapChoice {
     match io {
         IoMode::Read => MapChoice::never(),
         IoMode::Direct => MapChoice::direct(),
