@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::checkpoint::discover::SINGLE_NAME;
 use crate::error::Error;
 
 /// A format of weights that is not read.
@@ -102,10 +103,12 @@ pub(super) fn directory_refusal(dir: &Path, name: &str, foreign: Foreign, n_alik
 
 /// The command that writes one PyTorch file as safetensors, bit for bit.
 fn by_torch(path: &Path) -> String {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let is_adapter = name.starts_with("adapter_model");
-    let to = if is_adapter { "adapter_model.safetensors" } else { "model.safetensors" };
-    let to = path.with_file_name(to);
+    let is_model = path.file_name().is_some_and(|name| name == "pytorch_model.bin");
+    let to = if is_model {
+        path.with_file_name(SINGLE_NAME)
+    } else {
+        path.with_extension("safetensors")
+    };
     format!(
         "python3 -c 'import sys, torch; from safetensors.torch import save_file; s = torch.load(sys.argv[1], \
          map_location=\"cpu\", weights_only=True); save_file({{k: v.clone().contiguous() for k, v in s.items()}}, \
