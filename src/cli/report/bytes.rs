@@ -146,7 +146,7 @@ pub(super) fn by_layer(groups: &Groups) -> Markup {
         svg.chart role="img" aria-label="Stored bytes by layer" height=(HEIGHT + 40.0) {
             @for tick in scale.ticks() {
                 @let y = y(&scale, tick);
-                line.grid x1="0" x2="100%" y1=(y) y2=(y) {}
+                line.rule x1="0" x2="100%" y1=(y) y2=(y) {}
                 text.tick-y x="-8" y=(y) dy="4" { (size(tick as u64).replace(".0 ", " ")) }
             }
             @for (i, column) in columns.iter().enumerate() { (drawn(column, i as f64 * width, width, &scale)) }

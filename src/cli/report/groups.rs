@@ -1,6 +1,6 @@
 //! A variant's tensors by kind, by layer, and by both: what the drawings draw.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use delta_stream::TensorSummary;
 
@@ -171,16 +171,13 @@ fn kinds(tensors: &[TensorSummary], places: &[Place]) -> (Vec<Kind>, Vec<usize>)
 
 /// All layers, stack by stack.
 fn layers(places: &[Place]) -> Vec<Layer> {
-    let mut stacks: Vec<&str> = Vec::new();
     let mut found: Vec<(usize, &Layer)> = Vec::new();
-    let mut seen: HashMap<&Layer, ()> = HashMap::new();
+    let mut seen: HashSet<&Layer> = HashSet::new();
     let mut stack_at: HashMap<&str, usize> = HashMap::new();
     for layer in places.iter().filter_map(|p| p.layer.as_ref()) {
-        let stack = *stack_at.entry(&layer.stack).or_insert_with(|| {
-            stacks.push(&layer.stack);
-            stacks.len() - 1
-        });
-        if seen.insert(layer, ()).is_none() {
+        let next = stack_at.len();
+        let stack = *stack_at.entry(&layer.stack).or_insert(next);
+        if seen.insert(layer) {
             found.push((stack, layer));
         }
     }

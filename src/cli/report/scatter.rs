@@ -39,7 +39,7 @@ pub(super) fn draw(tensors: &[TensorSummary], groups: &Groups) -> Markup {
     let Some((x, y)) = axes else {
         return html! { p.empty { "Every tensor is kept bit for bit: there is no error to draw." } };
     };
-    let kinds = drawn_kinds(groups, &points);
+    let (kinds, has_others) = drawn_kinds(groups, &points);
     let slot = |tensor: usize| {
         kinds.iter().position(|k| *k == groups.kind_of[tensor]).unwrap_or(KINDS - 1)
     };
@@ -62,18 +62,19 @@ pub(super) fn draw(tensors: &[TensorSummary], groups: &Groups) -> Markup {
     html! {
         p.axis-name { "relative error, up; stored bits a parameter, to the right" }
         (plot(&marks, &x, &y))
-        (legend(groups, &kinds, points.len()))
+        (legend(groups, (&kinds, has_others), points.len()))
     }
 }
 
-/// The kinds that have colours of their own: those with most bytes.
-fn drawn_kinds(groups: &Groups, points: &[(usize, f64, f64)]) -> Vec<usize> {
+/// The kinds that have colours of their own, those with most bytes, and whether there are others.
+fn drawn_kinds(groups: &Groups, points: &[(usize, f64, f64)]) -> (Vec<usize>, bool) {
     let mut kinds: Vec<usize> = points.iter().map(|(i, ..)| groups.kind_of[*i]).collect();
     kinds.sort_unstable();
     kinds.dedup();
     // Their numbers are their ranks.
-    kinds.truncate(if kinds.len() > KINDS { KINDS - 1 } else { KINDS });
-    kinds
+    let has_others = kinds.len() > KINDS;
+    kinds.truncate(if has_others { KINDS - 1 } else { KINDS });
+    (kinds, has_others)
 }
 
 /// Points as marks, those of a kind in one cell together.
@@ -107,12 +108,12 @@ fn plot(marks: &[Mark], x: &Scale, y: &Scale) -> Markup {
             aria-label="Relative error against stored bits a parameter, a mark a tensor" {
             @for tick in y.ticks() {
                 @let y = down(tick);
-                line.grid x1="0" x2="100%" y1=(y) y2=(y) {}
+                line.rule x1="0" x2="100%" y1=(y) y2=(y) {}
                 text.tick-y x="-8" y=(y) dy="4" { (round(tick)) }
             }
             @for tick in x.ticks() {
                 @let x = at(x.at(tick));
-                line.grid x1=(x) x2=(x) y1="8" y2=(HEIGHT - 8.0) {}
+                line.rule x1=(x) x2=(x) y1="8" y2=(HEIGHT - 8.0) {}
                 text.tick-x x=(x) y=(HEIGHT + 12.0) { (round(tick)) }
             }
             @for mark in marks {
@@ -124,8 +125,7 @@ fn plot(marks: &[Mark], x: &Scale, y: &Scale) -> Markup {
     }
 }
 
-fn legend(groups: &Groups, kinds: &[usize], n: usize) -> Markup {
-    let n_kinds = groups.kinds.len();
+fn legend(groups: &Groups, (kinds, has_others): (&[usize], bool), n: usize) -> Markup {
     html! {
         ul.legend {
             @for (i, kind) in kinds.iter().enumerate() {
@@ -134,7 +134,7 @@ fn legend(groups: &Groups, kinds: &[usize], n: usize) -> Markup {
                     bdi { (name(&groups.kinds[*kind].name)) }
                 }
             }
-            @if kinds.len() < KINDS && kinds.len() + 1 == KINDS && n_kinds > kinds.len() {
+            @if has_others {
                 li {
                     svg.key width="12" height="12" aria-hidden="true" {
                         use.{ "k" (KINDS - 1) } href={ "#m" (KINDS - 1) } x="6" y="6" {}
