@@ -392,7 +392,8 @@ fn a_compress_in_parts_is_joined_by_its_verbs() {
         ("restore p1 --base base -o x".into(), 2, "join"),
         (format!("plan {given} --split 0"), 2, "out of range"),
         (
-            "compress --shards fine-tune --base base -o x --split one --part 1/2".into(),
+            "compress --shards fine-tune --base base -o x --split fine-tune/config.json --part 1/2"
+                .into(),
             2,
             "no split",
         ),

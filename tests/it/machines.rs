@@ -215,7 +215,7 @@ fn only_all_parts_of_one_round_of_one_split_are_joined() -> Outcome {
     fs::copy(&b, &copy)?;
     let usage = ErrorKind::InvalidArgument;
     assert_eq!(refused(&place, &[a.clone(), c.clone()], &["part 2 of 3 is missing"])?, usage);
-    assert_eq!(refused(&place, &[c.clone()], &["part 1 of 3", "1 more"])?, usage);
+    assert_eq!(refused(&place, std::slice::from_ref(&c), &["part 1 of 3", "1 more"])?, usage);
     assert_eq!(
         refused(&place, &[a.clone(), b.clone(), c.clone(), copy], &["copy", "both", "part 2"])?,
         usage
