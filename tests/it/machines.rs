@@ -288,9 +288,13 @@ fn rounds_follow_one_another() -> Outcome {
     let dare = Lab::new(&place, Method::Dare(Dare::default()), 2)?;
     assert_eq!(dare.split.rounds, 1);
     assert_eq!(dare.part(1, Some(&surveys), &out).unwrap_err().kind(), usage);
-    // Surveys that lack a tile are not made up for.
+    // Surveys that lack a tile are not made up for; nor may there be more than tiles.
     let mut walk = walk(&fs::read(&surveys)?);
-    walk.remove(1);
+    let one = walk.remove(1);
+    let more = [&walk[..], &vec![one; 99]].concat();
+    fs::write(&surveys, forge(&more))?;
+    let error = lab.part(1, Some(&surveys), &out).unwrap_err();
+    assert!(error.to_string().contains("more surveys than"), "{error}");
     fs::write(&surveys, forge(&walk))?;
     let error = lab.part(1, Some(&surveys), &out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -514,5 +518,10 @@ fn the_error_of_a_part_that_is_cut_off_names_it() -> Outcome {
     fs::write(&parts[1], &whole[..whole.len() - 30])?;
     let name = parts[1].display().to_string();
     assert_eq!(refused(&place, &parts, &[&name, "cut off"])?, ErrorKind::Truncated);
+    // One that speaks of very many costs nothing.
+    let mut pieces = walk(&fs::read(&parts[0])?);
+    pieces[0].0[25..29].copy_from_slice(&u32::MAX.to_le_bytes());
+    fs::write(&parts[0], forge(&pieces))?;
+    assert_eq!(refused(&place, &parts[..1], &["4294967293 more"])?, ErrorKind::InvalidArgument);
     Ok(())
 }

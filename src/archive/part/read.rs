@@ -145,23 +145,33 @@ impl PartReader {
         Ok(())
     }
 
-    /// Goes through all of it, which has what surveys found and nothing else, and hands each to `each`.
-    /// Returns them, to be read as they are needed.
+    /// Goes through all of it, which has at most so many surveys and nothing else, and hands what each found
+    /// to `each`. Returns them, to be read as they are needed.
     ///
     /// # Errors
     /// As [`next`](Self::next); what `each` says.
     pub(crate) fn surveys(
         mut self,
+        most: u64,
         mut each: impl FnMut(SurveyAt, &[u8]) -> Result<()>,
     ) -> Result<Surveys> {
         let mut places = Vec::new();
         while let Some((at, n_found)) = self.survey(&mut each)? {
+            if places.len() as u64 >= most {
+                let error = Error::corrupt("it has more surveys than tiles can have");
+                return Err(error.context(self.context()));
+            }
             places.push((at, self.at - u64::from(n_found), n_found));
         }
         Ok(Surveys::of(self.reader.into_inner(), self.path, places))
     }
 
-    fn survey(
+    /// Hands what the next survey found to `each`. Returns which that was and its bytes; `None` behind the
+    /// last.
+    ///
+    /// # Errors
+    /// As [`surveys`](Self::surveys).
+    pub(crate) fn survey(
         &mut self,
         each: &mut impl FnMut(SurveyAt, &[u8]) -> Result<()>,
     ) -> Result<Option<(SurveyAt, u32)>> {

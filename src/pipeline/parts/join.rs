@@ -100,9 +100,9 @@ fn sorted(parts: &[PathBuf]) -> Result<(Vec<PathBuf>, PartHead)> {
         return refuse(format!("{a} and {b} are both {}; leave one out", pair[0].0));
     }
     let is_there = |n: u32| found.binary_search_by_key(&n, |(head, _)| head.part).is_ok();
-    let missing: Vec<_> = (1..=first.of).filter(|n| !is_there(*n)).collect();
-    if let Some(n) = missing.first() {
-        let more = match missing.len() {
+    // The number of parts is only what a file says: nothing is reserved for it.
+    if let Some(n) = (1..=first.of).find(|n| !is_there(*n)) {
+        let more = match first.of as usize - found.len() {
             1 => String::new(),
             n => format!(", and {} more are", n - 1),
         };
@@ -155,10 +155,12 @@ impl<'a> Copy<'a> {
 fn surveys(copy: &mut Copy<'_>, output: &Path, force: bool, head: &PartHead) -> Result<u64> {
     let mut writer = PartWriter::create(output, force, head)?;
     for path in copy.parts {
-        PartReader::open(path)?.surveys(|at, found| {
+        let mut part = PartReader::open(path)?;
+        let mut each = |at, found: &[u8]| {
             copy.step(found.len() as u64)?;
             writer.enter(&Entry::Note(Note::Surveyed(at, found)))
-        })?;
+        };
+        while part.survey(&mut each)?.is_some() {}
     }
     writer.commit()
 }

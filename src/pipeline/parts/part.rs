@@ -154,15 +154,17 @@ fn begin(
     }
     let task = Task { share, round: head.round as usize - 1 };
     let Some(surveys) = surveys else { return Ok((writer, task, Kept::default())) };
-    let context = surveys.context();
-    let surveys = surveys.surveys(|at, found| {
+    let (context, needed) = (surveys.context(), task.needed(inputs, options));
+    // What stands for a whole matrix comes behind what its tiles had.
+    let most = 2 * needed.iter().map(|unit| unit.n_surveys as u64 * unit.n_tiles()).sum::<u64>();
+    let surveys = surveys.surveys(most, |at, found| {
         // A later round stands on what earlier ones found too.
         match task.share.contains(&(at.tensor as usize)) && !head.encodes() {
             true => writer.enter(&Entry::Note(Note::Surveyed(at, found))),
             false => Ok(()),
         }
     })?;
-    for unit in task.needed(inputs, options) {
+    for unit in needed {
         let all = (0..unit.n_surveys).flat_map(|pass| (0..unit.n_tiles()).map(move |i| (pass, i)));
         if !all.into_iter().all(|(pass, i)| surveys.has(survey_at(&unit, pass, i))) {
             let name = &inputs.ft.tensors()[unit.tensor].name;
