@@ -6,6 +6,7 @@ mod export;
 mod make_pair;
 mod parts;
 mod report;
+mod shell;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use crate::cli::args::export::{Export, FormatName};
 pub(crate) use crate::cli::args::make_pair::MakePair;
 pub(crate) use crate::cli::args::parts::{Join, Part};
 pub(crate) use crate::cli::args::report::Report;
+pub(crate) use crate::cli::args::shell::{Completions, Man};
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -130,6 +132,10 @@ pub(crate) enum Verb {
     Join(Join),
     /// Make a small sharded pair and run the whole tour on it
     Demo(Demo),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print a manual page, or write them all
+    Man(Man),
     /// Make up a pair of checkpoints of any size
     #[command(hide = true)]
     MakePair(MakePair),

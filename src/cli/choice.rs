@@ -12,8 +12,8 @@ use crate::cli::args::{
     Choice, EtaRuleName, IndexName, MethodName, QualityName, RatesName, ScaleName, Switch,
     TraceOfName, TuneName,
 };
-use crate::cli::score;
 use crate::cli::values::GroupSize;
+use crate::cli::{hint, score};
 
 /// The method with its settings. A setting of another method is refused rather than ignored.
 pub(crate) fn method(choice: &Choice) -> Result<Method> {
@@ -57,9 +57,13 @@ pub(crate) fn base_shift(choice: &Choice) -> Result<Option<BaseShift>> {
     Ok(Some(shift.with_rule(rule).with_tune(tune)))
 }
 
-fn refuse_foreign(choice: &Choice) -> Result<()> {
+/// A flag, whether it is given, and the methods it belongs to.
+type Setting = (&'static str, bool, &'static [MethodName]);
+
+/// Every flag that is not for all methods.
+fn settings(choice: &Choice) -> [Setting; 21] {
     use MethodName as M;
-    let settings: &[(&str, bool, &[M])] = &[
+    [
         ("--patch", choice.patch.is_some(), &[M::DeltaDct]),
         ("--allocation", choice.allocation.is_some(), &[M::DeltaDct]),
         ("--rescale", choice.rescale.is_some(), &[M::DeltaDct]),
@@ -81,13 +85,41 @@ fn refuse_foreign(choice: &Choice) -> Result<()> {
         ("--trace-reference", choice.trace_reference.is_some(), &[M::UltraDelta]),
         ("--trace-of", choice.trace_of.is_some(), &[M::UltraDelta]),
         ("--gamma-floor", choice.gamma_floor.is_some(), &[M::UltraDelta]),
-    ];
-    let foreign = settings.iter().find(|(_, given, of)| *given && !of.contains(&choice.method));
+    ]
+}
+
+/// What decides how large a method's deltas become.
+fn size_flags(method: MethodName) -> &'static [&'static str] {
+    match method {
+        MethodName::Lossless => &[],
+        MethodName::Auto => &["--bits", "--ratio", "--max-size", "--quality", "--plan"],
+        MethodName::DeltaDct => &["--allocation"],
+        MethodName::BitDelta => &["--bit-planes"],
+        MethodName::Dare => &["--sparsity"],
+        MethodName::DeltaDq => &["--alpha", "--bits"],
+        MethodName::UltraDelta => &["--sparsity", "--bits"],
+    }
+}
+
+fn refuse_foreign(choice: &Choice) -> Result<()> {
+    let settings = settings(choice);
+    let is_own = |(_, _, of): &Setting| of.contains(&choice.method);
+    let foreign = settings.iter().find(|setting| setting.1 && !is_own(setting));
     let Some((flag, _, of)) = foreign else { return Ok(()) };
-    let name = |m: &M| m.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
+    let name =
+        |m: &MethodName| m.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
     let of: Vec<_> = of.iter().map(name).collect();
+    let own = settings.iter().filter(|setting| is_own(setting)).map(|setting| &setting.0[2..]);
+    let is_size = MethodName::value_variants().iter().any(|m| size_flags(*m).contains(flag));
+    let instead = match (hint::nearest(&flag[2..], own), size_flags(choice.method)) {
+        (Some(near), _) => format!("; did you mean --{near}?"),
+        (None, sizes) if is_size && !sizes.is_empty() => {
+            format!("; its size is set by {}", sizes.join(", "))
+        }
+        _ => String::new(),
+    };
     Err(Error::invalid_argument(format!(
-        "{flag} belongs to --method {}; --method {} does not use it",
+        "{flag} belongs to --method {}; --method {} does not use it{instead}",
         of.join(" and "),
         name(&choice.method)
     )))
@@ -210,7 +242,7 @@ fn ultra_delta(choice: &Choice) -> Result<UltraDelta> {
 mod tests {
     use super::*;
     use crate::cli::args::{Args, Verb};
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
     use delta_stream::{ErrorKind, TraceReference};
 
     fn choice(line: &str) -> Choice {
@@ -242,6 +274,66 @@ mod tests {
         }
         let text = method(&choice("--method bitdelta --bits 2")).unwrap_err().to_string();
         assert!(text.contains("auto and deltadq and ultradelta"), "{text}");
+    }
+
+    /// The help of a setting begins with the methods that take it; whatever says so is refused with others.
+    #[test]
+    fn every_setting_of_some_methods_is_refused_with_the_others() {
+        let command = Args::command();
+        let plan = command.find_subcommand("plan").unwrap();
+        let name = |m: &MethodName| m.to_possible_value().unwrap().get_name().to_owned();
+        let methods: Vec<_> = MethodName::value_variants().iter().map(name).collect();
+        let mut n_settings = 0;
+        for arg in plan.get_arguments() {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let of = help.split_once(':').map_or("", |(of, _)| of);
+            let (Some(flag), true) =
+                (arg.get_long(), of.split(", ").all(|m| methods.iter().any(|n| n == m)))
+            else {
+                continue;
+            };
+            n_settings += 1;
+            let parsed = ["on", "1", "8", "2:1", "none", "mean", "high", "code", "delta", "seed"];
+            let line = |value: &str, method: &str| {
+                format!("delta-stream plan --shards f --base b --method {method} --{flag} {value}")
+            };
+            let parse = |value: &&str, method: &str| {
+                Args::try_parse_from(line(value, method).split_whitespace()).ok()
+            };
+            let value = parsed.iter().find(|value| parse(value, "lossless").is_some());
+            let value = value.unwrap_or_else(|| panic!("no value fits --{flag}"));
+            for m in &methods {
+                let Some(Args { verb: Verb::Plan(verb), .. }) = parse(value, m) else {
+                    panic!("{flag} with {m}")
+                };
+                let error = refuse_foreign(&verb.choice).err().map(|e| e.to_string());
+                // --bits begins its help anew for the other methods that take it.
+                let takes =
+                    of.split(", ").chain(help.split(". ").flat_map(|part| {
+                        part.split_once(':').map_or("", |(of, _)| of).split(", ")
+                    }));
+                let is_own = takes.into_iter().any(|own| own == m);
+                assert_eq!(error.is_none(), is_own, "--{flag} with {m}: {error:?}");
+            }
+        }
+        assert_eq!(n_settings, settings(&choice("")).len());
+    }
+
+    #[test]
+    fn a_foreign_setting_leads_to_the_own_one() {
+        for (line, words) in [
+            ("--method delta-dct --scale mean", "belongs to --method bitdelta"),
+            ("--method delta-dct --scale mean", "did you mean --rescale?"),
+            ("--method auto --rates code", "did you mean --ratio?"),
+            ("--method deltadq --sparsity 0.9", "its size is set by --alpha, --bits"),
+            ("--method bitdelta --bits 2", "its size is set by --bit-planes"),
+            ("--method dare --patch 8", "does not use it"),
+        ] {
+            let text = method(&choice(line)).unwrap_err().to_string();
+            assert!(text.contains(words), "{line}: {text}");
+        }
+        let text = method(&choice("--method lossless --bits 2")).unwrap_err().to_string();
+        assert!(text.ends_with("does not use it"), "{text}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod compare;
 mod compress;
 mod demo;
 mod export;
+mod hint;
 mod inspect;
 mod output;
 mod parts;
@@ -22,6 +23,7 @@ mod report;
 mod resolve;
 mod restore;
 mod score;
+mod shell;
 mod values;
 mod verify;
 mod whole_file;
@@ -48,7 +50,8 @@ pub(crate) fn run() -> ExitCode {
     match dispatch(&args) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(e) => {
-            progress::say(&output::error_line(&e));
+            let hint = hint::of(&args.verb, e.kind()).unwrap_or_default();
+            progress::say(&format!("{}{}", output::error_line(&e), output::visible(&hint)));
             ExitCode::from(output::exit_code(e.kind()))
         }
     }
@@ -61,7 +64,9 @@ fn dispatch(args: &Args) -> Result<Outcome> {
     bus::end_in_an_error()?;
     let context = Context::new(&args.common);
     match &args.verb {
-        // These two cannot be asked to stop, so a signal ends them as it ends any program.
+        // These cannot be asked to stop, so a signal ends them as it ends any program.
+        Verb::Completions(verb) => return shell::completions(verb),
+        Verb::Man(verb) => return shell::man(verb, &context),
         Verb::Inspect(verb) => return inspect::run(verb, &context),
         Verb::MakePair(verb) => return demo::make_pair(verb, &context),
         _ => progress::catch_signals()?,
@@ -82,6 +87,8 @@ fn dispatch(args: &Args) -> Result<Outcome> {
         Verb::Plan(verb) => plan::run(verb, &context),
         Verb::Join(verb) => parts::join(verb, &context),
         Verb::Demo(verb) => demo::run(verb, &context),
+        Verb::Completions(verb) => shell::completions(verb),
+        Verb::Man(verb) => shell::man(verb, &context),
         Verb::MakePair(verb) => demo::make_pair(verb, &context),
     }
 }

@@ -1,0 +1,166 @@
+//! A second look at what was typed when a run has failed: paths and names that are there and nearly the same.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use delta_stream::ErrorKind;
+
+use crate::cli::args::{Choice, Pair, Verb};
+
+/// How alike two names have to be, 0 to 1.
+const ALIKE: f64 = 0.6;
+
+/// What was probably meant, for the end of the error's line.
+pub(crate) fn of(verb: &Verb, kind: ErrorKind) -> Option<String> {
+    let near = match inputs(verb).into_iter().find(|path| fs::symlink_metadata(path).is_err()) {
+        Some(missing) => sibling(missing)?.display().to_string(),
+        None if kind == ErrorKind::InvalidArgument => variant(verb)?,
+        None => return None,
+    };
+    Some(format!("; did you mean {near}?"))
+}
+
+/// The name of those that is most like the one asked for, if one is.
+pub(crate) fn nearest<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let asked = asked.to_lowercase();
+    let alike = |name: &str| {
+        let name = name.to_lowercase();
+        // What was cut short is like the whole.
+        let is_part = asked.len() >= 3 && (name.starts_with(&asked) || asked.starts_with(&name));
+        let least = if is_part && !name.is_empty() { ALIKE } else { 0.0 };
+        strsim::normalized_damerau_levenshtein(&asked, &name).max(least)
+    };
+    // Of equals the one that is as long.
+    let longer = |name: &str| std::cmp::Reverse(name.len().abs_diff(asked.len()));
+    let all = names.map(|name| (alike(name), longer(name), name));
+    let best = all.max_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    best.filter(|(score, ..)| *score >= ALIKE).map(|(.., name)| name)
+}
+
+/// Paths that a verb reads.
+fn inputs(verb: &Verb) -> Vec<&Path> {
+    let mut out: Vec<&Path> = Vec::new();
+    match verb {
+        Verb::Compress(v) => add_pair(&mut out, &v.pair, &v.choice),
+        Verb::Append(v) => {
+            add_pair(&mut out, &v.pair, &v.choice);
+            out.push(&v.archive);
+        }
+        Verb::Plan(v) => add_pair(&mut out, &v.pair, &v.choice),
+        Verb::Restore(v) => out.extend([&*v.archive, &*v.base]),
+        Verb::Export(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
+        Verb::Report(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
+        Verb::Verify(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
+        Verb::Recover(v) => {
+            out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten());
+        }
+        Verb::Compare(v) => {
+            out.extend([Some(&*v.a), Some(&*v.b), v.base.as_deref()].into_iter().flatten());
+        }
+        Verb::Inspect(v) => out.push(&v.archive),
+        Verb::Remove(v) => out.push(&v.archive),
+        Verb::Compact(v) => out.push(&v.archive),
+        Verb::Repair(v) => out.push(&v.archive),
+        Verb::Join(v) => out.extend(v.parts.iter().map(|part| &**part)),
+        Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) | Verb::MakePair(_) => {}
+    }
+    out
+}
+
+fn add_pair<'a>(out: &mut Vec<&'a Path>, pair: &'a Pair, choice: &'a Choice) {
+    out.extend([&*pair.fine_tune, &*pair.base]);
+    out.extend(choice.calibrate.as_deref());
+    out.extend(choice.plan.as_deref());
+    let is_path = |path: &&Path| !["own", "shared"].iter().any(|word| path.as_os_str() == *word);
+    out.extend(choice.base_shift.as_deref().filter(is_path));
+}
+
+/// A path that is there, and differs from this one in the first part that is not.
+fn sibling(missing: &Path) -> Option<PathBuf> {
+    let there =
+        missing.ancestors().skip(1).find(|dir| dir.as_os_str().is_empty() || dir.is_dir())?;
+    let rest = missing.strip_prefix(there).ok()?;
+    let wrong = rest.components().next()?.as_os_str().to_str()?;
+    let dir = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let names =
+        fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names: Vec<_> = names.filter(|name| !name.starts_with('.')).collect();
+    let near = nearest_file(wrong, &names)?;
+    let whole: PathBuf = [there, Path::new(near)]
+        .into_iter()
+        .chain(rest.components().skip(1).map(|c| Path::new(c.as_os_str())))
+        .collect();
+    Some(if whole.exists() { whole } else { there.join(near) })
+}
+
+/// Of files of one kind what stands before the ending says which.
+fn nearest_file<'a>(wrong: &str, names: &'a [String]) -> Option<&'a str> {
+    let ending = |name: &str| name.find('.').map_or(String::new(), |dot| name[dot..].to_owned());
+    let same = |name: &&str| !ending(wrong).is_empty() && ending(name) == ending(wrong);
+    let stem = |name: &str| name.find('.').map_or(name.len(), |dot| dot);
+    let all = || names.iter().map(String::as_str);
+    let stems = all().filter(same).map(|name| &name[..stem(name)]);
+    if let Some(near) = nearest(&wrong[..stem(wrong)], stems) {
+        return all().find(|name| same(name) && &name[..stem(name)] == near);
+    }
+    nearest(wrong, all().filter(|name| !same(name)))
+}
+
+/// A variant that the archive has instead of the one asked for.
+fn variant(verb: &Verb) -> Option<String> {
+    let (archive, name) = match verb {
+        Verb::Restore(v) => (&v.archive, v.name.as_ref()),
+        Verb::Export(v) => (&v.archive, v.name.as_ref()),
+        Verb::Inspect(v) => (&v.archive, v.name.as_ref()),
+        Verb::Report(v) => (&v.archive, v.name.as_ref()),
+        Verb::Verify(v) => (&v.archive, v.name.as_ref()),
+        Verb::Remove(v) => (&v.archive, Some(&v.name)),
+        _ => return None,
+    };
+    let name = name?;
+    let held = delta_stream::inspect(archive, None, false).ok()?.variants;
+    let names = || held.iter().map(|v| v.name.as_str());
+    if names().any(|held| held == name) {
+        return None;
+    }
+    nearest(name, names()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_alike_is_near() {
+        for (asked, names, near) in [
+            ("ft10", &["ft10k", "other"][..], Some("ft10k")),
+            ("FT10K", &["ft10k"], Some("ft10k")),
+            ("modle", &["model", "mode"], Some("model")),
+            ("chat", &["code", "math"], None),
+            ("a", &["ab"], None),
+            ("anything", &[], None),
+        ] {
+            assert_eq!(nearest(asked, names.iter().copied()), near, "{asked}");
+        }
+    }
+
+    #[test]
+    fn siblings_are_found_where_the_path_goes_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::create_dir_all(at("models/base")).unwrap();
+        fs::write(at("models/base/model.safetensors"), "").unwrap();
+        fs::write(at("models/tuned.delta.zst"), "").unwrap();
+        for (missing, near) in [
+            ("models/bas", Some("models/base")),
+            ("model/base", Some("models/base")),
+            ("models/bse/model.safetensors", Some("models/base/model.safetensors")),
+            ("models/bse/other.safetensors", Some("models/base")),
+            ("models/tune.delta.zst", Some("models/tuned.delta.zst")),
+            ("models/chat.delta.zst", None),
+            ("models/x", None),
+        ] {
+            assert_eq!(sibling(&at(missing)), near.map(at), "{missing}");
+        }
+    }
+}
