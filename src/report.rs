@@ -1,5 +1,6 @@
 //! What the verbs report: sizes, ratios by kind, errors. The field names are what `--json` prints.
 
+mod dry_run;
 mod export;
 mod parity;
 mod parts;
@@ -8,6 +9,7 @@ mod trust;
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
+pub use crate::report::dry_run::{CompressForecast, Space};
 pub use crate::report::export::{AdapterTensor, HfDeltaReport, LeftOut, PeftReport};
 pub use crate::report::parity::{
     ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
@@ -119,6 +121,11 @@ pub struct RestoreReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
+    /// Whether nothing was done, and this is what would be.
+    pub dry_run: bool,
+    /// In a dry run, room for what would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
 }
 
 /// Stored bits a parameter by what they are for; together all of a lossy tensor's stored bits. A frame
@@ -268,6 +275,11 @@ pub struct RemoveReport {
     pub bytes_after: u64,
     /// The parity file that was renewed; null if there is none.
     pub parity: Option<ParityReport>,
+    /// Whether nothing was done, and this is what would be.
+    pub dry_run: bool,
+    /// In a dry run, room for what would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
 }
 
 /// What `compact` did.
@@ -288,6 +300,11 @@ pub struct CompactReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
+    /// Whether nothing was done, and this is what would be.
+    pub dry_run: bool,
+    /// In a dry run, room for what would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
 }
 
 /// How one tensor of two checkpoints differs.

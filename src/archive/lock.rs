@@ -24,6 +24,29 @@ pub(super) fn open_archive(path: &Path) -> Result<(Locked, Archive)> {
     Ok((file, archive))
 }
 
+/// Says whether a new archive may stand at `path`.
+///
+/// # Errors
+/// `InvalidArgument` if it may not.
+pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
+    if path.exists() && !force {
+        let text = format!("{} exists; append to it, or replace it with --force", path.display());
+        return Err(Error::invalid_argument(text));
+    }
+    if path.is_dir() {
+        return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
+    }
+    Ok(())
+}
+
+/// Says whether the archive at `path` could be written to now.
+///
+/// # Errors
+/// As a writer's, before it writes anything.
+pub(crate) fn writable(path: &Path) -> Result<()> {
+    open_archive(path).map(drop)
+}
+
 /// Opens the file that an archive at `path` grows in until it is whole, `.NAME.ROLE` beside it. It is
 /// removed with the returned path; what a killed process left in it is there.
 ///

@@ -26,6 +26,7 @@ pub(crate) use format::{FOOTER_LEN, Footer};
 #[cfg(feature = "fuzzing")]
 pub(crate) use index::Index;
 pub(crate) use index::{IndexEntry, VECTOR_MARK};
+pub(crate) use lock::{refuse_existing, writable};
 pub(crate) use lost::{Lost, is_placeholder};
 pub(crate) use part::{Entry, FIRST_VARIANT, PartHead, PartLog, PartReader, PartWriter};
 pub(crate) use reader::{Archive, Cut, Stored};

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::archive::index::IndexEntry;
-use crate::archive::lock::is_at;
+use crate::archive::index::{Index, IndexEntry};
+use crate::archive::lock::{is_at, refuse_existing};
 use crate::archive::lost::{placeholder, stands_for_lost};
 use crate::archive::part;
 use crate::archive::reader::{Stored, join};
@@ -54,7 +54,8 @@ pub(crate) struct Rescued {
 }
 
 /// Writes what is whole of the archive at `path` as a new one at `output`. With `rehash` lost seals are made
-/// anew. `progress` hears of bytes copied and of all there are, and may end the run.
+/// anew. With `is_dry` all is done but for writing. `progress` hears of bytes copied and of all there are,
+/// and may end the run.
 ///
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote it; `InvalidArgument` if
@@ -63,7 +64,7 @@ pub(crate) struct Rescued {
 pub(crate) fn recover<'r>(
     path: &Path,
     output: &Path,
-    force: bool,
+    (force, is_dry): (bool, bool),
     rehash: Option<&'r mut (dyn Rehash + 'r)>,
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rescue> {
@@ -78,7 +79,15 @@ pub(crate) fn recover<'r>(
     let Held { candidates, next_id, generation, index } = traces.held(&frames);
     let generation = generation.checked_add(1);
     let generation = generation.ok_or_else(|| Error::corrupt("no generation is left"))?;
-    let writer = ArchiveWriter::rebuild(output, force, next_id, generation)?;
+    let writer = match is_dry {
+        false => ArchiveWriter::rebuild(output, force, next_id, generation)?,
+        true => {
+            refuse_existing(output, force)?;
+            let dry = ArchiveWriter::dry_new(Index { next_id, entries: Vec::new() }, generation)?;
+            // Seals are made anew by what stands in the new archive.
+            if rehash.is_some() { dry.kept_meanwhile() } else { dry }
+        }
+    };
     let mut progress = |done: u64| progress(done.min(bytes_before), bytes_before);
     let (done, frame) = (0, Vec::new());
     let missing = HashMap::new();

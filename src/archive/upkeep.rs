@@ -31,29 +31,35 @@ fn names(entries: &[IndexEntry]) -> Vec<String> {
     entries.iter().filter(|e| !e.is_vector()).map(|v| v.name.clone()).collect()
 }
 
-/// Commits a generation without the variant `name`. Its records are not read, so a damaged one can
-/// be removed too.
+/// Commits a generation without the variant `name`, or counts the bytes it would have. Its records are not
+/// read, so a damaged one can be removed too.
 ///
 /// # Errors
 /// `InvalidArgument` if there is no such variant; what [`ArchiveWriter::append`] says.
-pub(crate) fn remove(path: &Path, name: &str) -> Result<Upkeep> {
+pub(crate) fn remove(path: &Path, name: &str, is_dry: bool) -> Result<Upkeep> {
     let (file, archive) = open_archive(path)?;
     archive.entry(Some(name))?;
     let left: Vec<_> = archive.index.entries.iter().filter(|v| v.name != name).cloned().collect();
     let bytes_before = len(&file, path)?;
     let committed = archive.committed_len();
-    let added = ArchiveWriter::go_on(file, archive, path)?.commit_without(name)?;
+    let writer = match is_dry {
+        true => ArchiveWriter::dry_behind(archive)?,
+        false => ArchiveWriter::go_on(file, archive, path)?,
+    };
+    let added = writer.commit_without(name)?;
     Ok(Upkeep { variants: names(&left), bytes_before, bytes_after: committed + added })
 }
 
 /// Writes the archive anew with only what its variants need, if that saves anything, and puts it in
-/// the old one's place. `progress` hears of bytes copied and of all there are, and may end the run.
+/// the old one's place; or does all that but for writing. `progress` hears of bytes copied and of all there
+/// are, and may end the run.
 ///
 /// # Errors
 /// `Corrupt` at the first frame that is damaged; `Incompatible` if a newer tool wrote a variant; what
 /// [`ArchiveWriter::append`] and `progress` say. The old archive is then as it was.
 pub(crate) fn compact(
     path: &Path,
+    is_dry: bool,
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Upkeep> {
     // A link stays one: the file it leads to is replaced.
@@ -72,9 +78,14 @@ pub(crate) fn compact(
     if total + around >= before {
         return Ok(unchanged());
     }
-    let mut writer = ArchiveWriter::replace(path, &old)?;
-    let metadata = lock.metadata().map_err(|e| Error::io("examine", path, e))?;
-    writer.set_permissions(metadata.permissions())?;
+    let mut writer = match is_dry {
+        true => ArchiveWriter::dry_replace(&old)?,
+        false => ArchiveWriter::replace(path, &old)?,
+    };
+    if !is_dry {
+        let metadata = lock.metadata().map_err(|e| Error::io("examine", path, e))?;
+        writer.set_permissions(metadata.permissions())?;
+    }
     let progress = &mut |done| progress(done, total);
     let (old, frame) = (&old, Vec::new());
     let mut copy = Copy { old, path, writer: &mut writer, progress, done: 0, frame };

@@ -56,7 +56,7 @@ pub(crate) use replace::hidden_name;
 pub(crate) use shard::parse_header;
 pub use shard::{Shard, TensorInfo};
 pub use side::{SideFile, SideFiles, SkippedFile};
-pub(crate) use sys::{Locked, is_same_file};
+pub(crate) use sys::{Locked, free_bytes, is_same_file};
 pub(crate) use window::Window;
 pub(crate) use writeback::Writeback;
 pub(crate) use writer::{CheckpointWriter, sync_dir, temporary_dir};

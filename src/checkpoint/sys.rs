@@ -112,6 +112,16 @@ const REMOTE: [u32; 14] = [
     0x786f_4256,
 ];
 
+/// Bytes that are free for this user where a directory lies; `None` where the system does not say.
+///
+/// # Errors
+/// What the system says of a directory that is not there, or that nothing can be written to.
+pub(crate) fn free_bytes(dir: &Path) -> io::Result<Option<u64>> {
+    use rustix::fs::{Access, access, statvfs};
+    access(dir, Access::WRITE_OK | Access::EXEC_OK)?;
+    Ok(statvfs(dir).ok().map(|found| found.f_bavail.saturating_mul(found.f_frsize)))
+}
+
 /// Whether a file lies on a network file system; false where the system does not say.
 pub(super) fn is_remote(file: &File) -> bool {
     #[cfg(target_os = "linux")]

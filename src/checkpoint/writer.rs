@@ -83,21 +83,16 @@ impl CheckpointWriter {
         Ok(writer)
     }
 
+    /// Says whether a checkpoint may be written at `dir`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it may not.
+    pub(crate) fn refuse_existing(dir: &Path, force: bool) -> Result<()> {
+        check_replaceable(&named(dir)?, force).map(drop)
+    }
+
     fn open(dir: &Path, force: bool) -> Result<Self> {
-        let dir = match dir.canonicalize() {
-            Ok(found) => found,
-            // A dangling link exists and leads nowhere.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !dir.is_symlink() => {
-                dir.to_owned()
-            }
-            Err(e) => return Err(Error::io("open", dir, e)),
-        };
-        if dir.file_name().is_none() {
-            return Err(Error::invalid_argument(format!(
-                "{} cannot be replaced; give a directory with a name",
-                dir.display()
-            )));
-        }
+        let dir = named(dir)?;
         let parent = parent_of(&dir);
         disk::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
         check_replaceable(&dir, force)?;
@@ -317,6 +312,23 @@ impl SyncedFile {
         writeback.synced(&self.file);
         Ok(())
     }
+}
+
+/// The place itself, behind links, which has to have a name.
+fn named(dir: &Path) -> Result<PathBuf> {
+    let dir = match dir.canonicalize() {
+        Ok(found) => found,
+        // A dangling link exists and leads nowhere.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !dir.is_symlink() => dir.to_owned(),
+        Err(e) => return Err(Error::io("open", dir, e)),
+    };
+    if dir.file_name().is_none() {
+        return Err(Error::invalid_argument(format!(
+            "{} cannot be replaced; give a directory with a name",
+            dir.display()
+        )));
+    }
+    Ok(dir)
 }
 
 /// Whether `dir` has contents that a new checkpoint replaces.

@@ -174,6 +174,10 @@ pub(crate) struct Compress {
     #[arg(long, value_name = "N%", value_parser = parity)]
     pub(crate) parity: Option<Parity>,
 
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
     #[command(flatten)]
     pub(crate) part: Part,
 
@@ -201,6 +205,10 @@ pub(crate) struct Append {
     /// Write a parity file beside the archive, of this share of it [default: as much as it has]
     #[arg(long, value_name = "N%", value_parser = parity)]
     pub(crate) parity: Option<Parity>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 
     #[command(flatten)]
     pub(crate) choice: Choice,
@@ -234,6 +242,10 @@ pub(crate) struct Restore {
     /// Keep the whole shards that a run that was cut off left, and leave them if this one is cut off too
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -298,6 +310,10 @@ pub(crate) struct Remove {
     /// Write a parity file beside the archive, of this share of it [default: as much as it has]
     #[arg(long, value_name = "N%", value_parser = parity)]
     pub(crate) parity: Option<Parity>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -308,6 +324,10 @@ pub(crate) struct Compact {
     /// Write a parity file beside the archive, of this share of it [default: as much as it has]
     #[arg(long, value_name = "N%", value_parser = parity)]
     pub(crate) parity: Option<Parity>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -322,6 +342,10 @@ pub(crate) struct Recover {
     /// The base it was made against: also save variants that lost their seal, by decoding them
     #[arg(long, value_name = "BASE")]
     pub(crate) base: Option<PathBuf>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -3,6 +3,7 @@
 use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
+use crate::cli::dry_run;
 use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
 use crate::cli::resolve::Context;
 use crate::cli::{parts, repair};
@@ -14,8 +15,14 @@ pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outco
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
     let options = options.with_resume(verb.resume).with_parity(verb.parity);
-    let report = context
-        .watch(|observer| delta_stream::compress(ft, base, &verb.output, &options, observer))?;
+    let archive = &verb.output;
+    if verb.dry_run {
+        return dry_run::compress(context, |observer| {
+            delta_stream::compress_dry_run(ft, base, archive, &options, observer)
+        });
+    }
+    let report =
+        context.watch(|observer| delta_stream::compress(ft, base, archive, &options, observer))?;
     context.print(&report, || table(&report))?;
     Ok(Outcome::Done)
 }
@@ -24,6 +31,11 @@ pub(crate) fn append(verb: &args::Append, context: &Context) -> Result<Outcome> 
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     let options = context.compress_options(&verb.choice, Some(&verb.name))?;
     let options = options.with_resume(verb.resume).with_parity(verb.parity);
+    if verb.dry_run {
+        return dry_run::compress(context, |observer| {
+            delta_stream::append_dry_run(ft, base, &verb.archive, &options, observer)
+        });
+    }
     let report = context
         .watch(|observer| delta_stream::append(ft, base, &verb.archive, &options, observer))?;
     context.print(&report, || table(&report))?;

@@ -9,6 +9,7 @@ mod compact;
 mod compare;
 mod compress;
 mod demo;
+mod dry_run;
 mod export;
 mod hint;
 mod inspect;

@@ -17,6 +17,8 @@ pub(crate) enum Outcome {
     Different,
     /// `verify` found damage.
     Damaged,
+    /// A dry run found that there is too little room.
+    NoRoom,
 }
 
 impl Outcome {
@@ -30,6 +32,7 @@ impl Outcome {
             Outcome::Done => 0,
             Outcome::Different => 1,
             Outcome::Damaged => exit_code(ErrorKind::Corrupt),
+            Outcome::NoRoom => exit_code(ErrorKind::Io),
         }
     }
 }
@@ -244,7 +247,7 @@ mod tests {
             assert_eq!(exit_code(kind), code, "{kind:?}");
         }
         assert_eq!((Outcome::of(true).code(), Outcome::of(false).code()), (0, 1));
-        assert_eq!(Outcome::Damaged.code(), 4);
+        assert_eq!((Outcome::Damaged.code(), Outcome::NoRoom.code()), (4, 6));
     }
 
     #[test]

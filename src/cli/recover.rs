@@ -3,6 +3,7 @@
 use delta_stream::{RecoverOptions, RecoverReport, RecoveredVariant, Result};
 
 use crate::cli::args;
+use crate::cli::dry_run;
 use crate::cli::output::{Facts, Outcome, exact_size};
 use crate::cli::resolve::Context;
 
@@ -12,16 +13,24 @@ const MAX_LISTED: usize = 20;
 pub(crate) fn run(verb: &args::Recover, context: &Context) -> Result<Outcome> {
     let options = RecoverOptions::default()
         .with_base(verb.base.clone())
+        .with_dry_run(verb.dry_run)
         .with_resources(context.resources.clone())
         .with_force(context.force);
     let report = context
         .watch(|observer| delta_stream::recover(&verb.archive, &verb.output, &options, observer))?;
     context.print(&report, || table(&report))?;
-    Ok(Outcome::of(report.complete))
+    Ok(match dry_run::outcome(report.space.as_ref()) {
+        Outcome::Done => Outcome::of(report.complete),
+        no_room => no_room,
+    })
 }
 
 fn table(report: &RecoverReport) -> String {
-    let result = if report.complete { "everything is saved" } else { "SOME IS LOST" };
+    let result = match (report.complete, report.dry_run) {
+        (true, false) => "everything is saved",
+        (true, true) => "everything can be saved",
+        (false, _) => "SOME IS LOST",
+    };
     let index = match report.index_of {
         Some(generation) => format!("of generation {generation}"),
         None => "lost; variants were found by their frames, removed ones too".to_owned(),
@@ -32,10 +41,11 @@ fn table(report: &RecoverReport) -> String {
         .add("index", index)
         .add("before", exact_size(report.bytes_before))
         .add("no frames", exact_size(report.damaged_bytes))
-        .add("now", exact_size(report.bytes_after));
+        .add(if report.dry_run { "then" } else { "now" }, exact_size(report.bytes_after));
     for variant in &report.variants {
         add(&mut facts, variant);
     }
+    dry_run::add_space(&mut facts, report.space.as_ref());
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -3,6 +3,7 @@
 use delta_stream::{RestoreOptions, RestoreReport, Result};
 
 use crate::cli::args;
+use crate::cli::dry_run;
 use crate::cli::output::{Facts, Outcome, exact_size};
 use crate::cli::resolve::Context;
 
@@ -13,12 +14,13 @@ pub(crate) fn run(verb: &args::Restore, context: &Context) -> Result<Outcome> {
     let options = options(verb.name.clone(), context)
         .with_tensors(verb.tensors.clone())
         .with_max_shard_size(verb.max_shard_size)
-        .with_resume(verb.resume);
+        .with_resume(verb.resume)
+        .with_dry_run(verb.dry_run);
     let report = context.watch(|observer| {
         delta_stream::restore(&verb.archive, &verb.base, &verb.output, &options, observer)
     })?;
     context.print(&report, || table(&report))?;
-    Ok(Outcome::Done)
+    Ok(dry_run::outcome(report.space.as_ref()))
 }
 
 /// Options that restore everything as it was.
@@ -41,9 +43,17 @@ pub(crate) fn table(report: &RestoreReport) -> String {
     facts
         .add("variant", &report.variant)
         .add("tensors", report.tensors)
-        .add("written", exact_size(report.restored_bytes))
+        .add(
+            if report.dry_run { "would write" } else { "written" },
+            exact_size(report.restored_bytes),
+        )
         .add("shards", files)
-        .add_if("resumed", resumed)
-        .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
+        .add_if("resumed", resumed);
+    if report.dry_run {
+        let text = "names, dtypes, shapes and the ends of each tensor's values are as they were";
+        facts.add("base", text);
+    }
+    dry_run::add_space(&mut facts, report.space.as_ref());
+    facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -106,15 +106,7 @@ fn vector<'a>(
         BaseVector::External(path) => Some(open_external(task, path)?),
         _ => None,
     };
-    let name = match (&settings.vector, &external) {
-        (BaseVector::External(path), Some(external)) => {
-            let end = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-            // Another checkpoint may end alike.
-            format!("{VECTOR_MARK}from/{end}-{:016x}", external.probe()?)
-        }
-        (BaseVector::Shared, _) => format!("{VECTOR_MARK}shared"),
-        _ => format!("{VECTOR_MARK}own/{}", task.inputs.name),
-    };
+    let name = vector_name(task.inputs, settings, external.as_ref())?;
     if let Some(archive) = task.archive
         && let Some(entry) = archive.index.vectors().find(|v| v.name == name)
     {
@@ -148,6 +140,35 @@ fn vector<'a>(
     let bytes = writer.added() - before;
     let delta = Arc::new(delta.keep_like(task.inputs.ft.tensors()));
     Ok(Vector { name, id, delta, bytes, n_users: 1 })
+}
+
+fn vector_name(inputs: &Inputs, settings: &BaseShift, external: Option<&Inputs>) -> Result<String> {
+    Ok(match (&settings.vector, external) {
+        (BaseVector::External(path), Some(external)) => {
+            let end = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            // Another checkpoint may end alike.
+            format!("{VECTOR_MARK}from/{end}-{:016x}", external.probe()?)
+        }
+        (BaseVector::Shared, _) => format!("{VECTOR_MARK}shared"),
+        _ => format!("{VECTOR_MARK}own/{}", inputs.name),
+    })
+}
+
+/// Whether an archive has the base vector of these options, which is then not made again.
+pub(crate) fn has_vector_in(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    archive: &Archive,
+) -> Result<bool> {
+    let Some(settings) = &options.base_shift else { return Ok(false) };
+    let external = match &settings.vector {
+        // One of a variant that was removed is not used again.
+        BaseVector::Own => return Ok(false),
+        BaseVector::External(path) => Some(open_against(inputs, options, path)?),
+        BaseVector::Shared => None,
+    };
+    let name = vector_name(inputs, settings, external.as_ref())?;
+    Ok(archive.index.vectors().any(|v| v.name == name))
 }
 
 /// Another checkpoint, against the same base.

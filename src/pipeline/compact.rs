@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::archive::{self, Upkeep};
 use crate::error::Result;
 use crate::pipeline::budget::peak_memory;
+use crate::pipeline::dry_run::space;
 use crate::pipeline::options::{Observer, UpkeepOptions};
 use crate::pipeline::parity;
 use crate::report::CompactReport;
@@ -35,7 +36,8 @@ pub fn compact_with(
 ) -> Result<CompactReport> {
     let started = Instant::now();
     let before = parity::present(archive);
-    let done = archive::compact(archive, |done, total| {
+    let dry_run = options.dry_run;
+    let done = archive::compact(archive, dry_run, |done, total| {
         observer.check()?;
         observer.progress(done, total);
         Ok(())
@@ -43,7 +45,13 @@ pub fn compact_with(
     let Upkeep { variants, bytes_before, bytes_after } = done;
     let rewritten = bytes_after < bytes_before;
     let wanted = (options.parity, before);
-    let parity = parity::renew(archive, wanted, rewritten, &options.resources, observer)?;
+    let (parity, space) = if dry_run {
+        let copy = if rewritten { bytes_after } else { 0 };
+        let needed = copy + parity::forecast_bytes(bytes_after, wanted);
+        (None, Some(space(archive, needed)?))
+    } else {
+        (parity::renew(archive, wanted, rewritten, &options.resources, observer)?, None)
+    };
     Ok(CompactReport {
         rewritten,
         variants,
@@ -52,5 +60,7 @@ pub fn compact_with(
         bytes_after,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
+        dry_run,
+        space,
     })
 }

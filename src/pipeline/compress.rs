@@ -83,19 +83,28 @@ pub fn append(
     inputs.refuse_alias(archive)?;
     let parity = parity::present(archive);
     let writer = ArchiveWriter::append(archive, options.resume)?;
-    if writer.has_variant(&inputs.name) {
-        return Err(Error::invalid_argument(format!(
-            "archive {} has a variant `{}` already; choose another name with --name",
-            archive.display(),
-            inputs.name
-        )));
-    }
+    refuse_taken(writer.names(), &inputs.name, archive)?;
     let opened = Archive::open(archive)?;
     let earlier =
         if options.method.wants_trace_norms() { trace_norms(&opened)? } else { TraceNorms::new() };
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
     run_aloud(&task, writer, (parity, false), started)
+}
+
+/// Refuses a name that an archive has already.
+pub(crate) fn refuse_taken<'a>(
+    mut names: impl Iterator<Item = &'a str>,
+    name: &str,
+    archive: &Path,
+) -> Result<()> {
+    if names.any(|taken| taken == name) {
+        return Err(Error::invalid_argument(format!(
+            "archive {} has a variant `{name}` already; choose another name with --name",
+            archive.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Does all that [`compress`] does, without a base shift, and keeps nothing of it: what it would write is

@@ -23,8 +23,10 @@ use crate::report::{Forecast, TensorSummary};
 
 /// One tile in so many of a matrix is encoded, and at least one.
 const SAMPLE: u64 = 16;
-/// Of what is decided tile by tile at least so many: it is cheap, and may differ from place to place.
+/// Of what is decided tile by tile at least so many, where one tile in `LARGE` of the model or more belongs to it:
+/// it may differ from place to place.
 const LEAST: u64 = 4;
+const LARGE: u64 = 32;
 /// Encodes that one trial of a base shift's parameters takes as long as: it shifts the base by a vector that it
 /// decodes, and measures how the result fits.
 const TRIAL: f64 = 2.5;
@@ -42,22 +44,31 @@ pub fn forecast(
     observer: &dyn Observer,
 ) -> Result<Forecast> {
     let started = Instant::now();
-    let inputs = Inputs::open(ft, base, options)?;
+    forecast_of(&Inputs::open(ft, base, options)?, options, observer, started)
+}
+
+/// [`forecast`] of checkpoints that are open.
+pub(crate) fn forecast_of(
+    inputs: &Inputs,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+    started: Instant,
+) -> Result<Forecast> {
     if let Method::Auto(_) = &options.method {
-        return rehearsed(&inputs, options, observer, started);
+        return rehearsed(inputs, options, observer, started);
     }
-    let options = &settle(&inputs, options, observer)?;
-    let (needs, width) = needs(&inputs, options)?;
+    let options = &settle(inputs, options, observer)?;
+    let (needs, width) = needs(inputs, options)?;
     let opened = started.elapsed();
     let all = units(&inputs.pair, options.method.lossy());
     let n_tiles: u64 = all.iter().map(Unit::n_tiles).sum();
-    let units: Vec<Unit> = all.into_iter().flat_map(sample_of).collect();
+    let units: Vec<Unit> = all.into_iter().flat_map(|unit| sample_of(unit, n_tiles)).collect();
     let sampled: u64 = units.iter().map(Unit::n_tiles).sum();
-    let found = encode_sample(&inputs, &units, options, observer)?;
-    let tensors = summaries(&inputs, &found);
-    let vector_bytes = vector_bytes(&inputs, options, &tensors)?;
+    let found = encode_sample(inputs, &units, options, observer)?;
+    let tensors = summaries(inputs, &found);
+    let vector_bytes = vector_bytes(inputs, options, &tensors)?;
     let tiles: u64 = tensors.iter().map(|t| t.stored_bytes).sum();
-    let archive_bytes = tiles + overhead_bytes(&inputs, options)? + vector_bytes;
+    let archive_bytes = tiles + overhead_bytes(inputs, options)? + vector_bytes;
     let elapsed = started.elapsed();
     let share = sampled as f64 / n_tiles.max(1) as f64;
     let encode = (elapsed - opened).as_secs_f64() / share.max(1e-9);
@@ -70,12 +81,12 @@ pub fn forecast(
         vector_bytes,
         ratio: fine_tuned_bytes as f64 / archive_bytes as f64,
         sampled: share,
-        seconds: opened.as_secs_f64() + encode * encodes(&inputs, options),
+        seconds: opened.as_secs_f64() + encode * encodes(inputs, options),
         memory_bytes: needs.forecast(width),
         elapsed_seconds: elapsed.as_secs_f64(),
         tensors,
         plan: None,
-        notes: notes(&inputs, options),
+        notes: notes(inputs, options),
     })
 }
 
@@ -176,16 +187,17 @@ pub(crate) fn take_sample(unit: &mut Unit) {
     unit.tiles = first..first + take;
 }
 
-/// The tiles of a unit that stand for it. Those that are surveyed lie side by side, since what they have in
+/// The tiles of a unit that stand for it, in a model of `all` tiles. Those that are surveyed lie side by side, since what they have in
 /// common is decided for all of them; others are spread over the unit.
-fn sample_of(unit: Unit) -> Vec<Unit> {
+fn sample_of(unit: Unit, all: u64) -> Vec<Unit> {
     if unit.n_surveys > 0 {
         let mut unit = unit;
         take_sample(&mut unit);
         return vec![unit];
     }
     let n = unit.n_tiles();
-    let take = n.div_ceil(SAMPLE).max(n.min(LEAST));
+    let least = if n * LARGE >= all { LEAST } else { 1 };
+    let take = n.div_ceil(SAMPLE).max(n.min(least));
     let at = |i: u64| unit.tiles.start + (2 * i + 1) * n / (2 * take);
     (0..take).map(|i| Unit { tiles: at(i)..at(i) + 1, ..unit.clone() }).collect()
 }
@@ -250,12 +262,14 @@ mod tests {
     fn a_sample_lies_inside_and_is_spread_where_nothing_is_surveyed() {
         for n in [1, 2, 3, 4, 5, 17, 64, 65, 1000] {
             let flat = Unit { tensor: 0, tiles: 7..7 + n, n_surveys: 0, is_kept: false };
-            let surveyed = sample_of(Unit { n_surveys: 2, ..flat.clone() });
+            let surveyed = sample_of(Unit { n_surveys: 2, ..flat.clone() }, n);
             assert_eq!(surveyed.len(), 1);
             assert_eq!(surveyed[0].n_tiles(), n.div_ceil(SAMPLE));
             assert!(surveyed[0].tiles.start >= 7 && surveyed[0].tiles.end <= 7 + n);
 
-            let spread = sample_of(flat);
+            let of_many = sample_of(flat.clone(), n * LARGE + 1);
+            assert_eq!(of_many.len() as u64, n.div_ceil(SAMPLE));
+            let spread = sample_of(flat, n);
             assert_eq!(spread.len() as u64, n.div_ceil(SAMPLE).max(n.min(LEAST)));
             assert!(spread.iter().all(|u| u.n_tiles() == 1 && u.tiles.end <= 7 + n));
             assert!(spread.windows(2).all(|pair| pair[0].tiles.end <= pair[1].tiles.start));

@@ -9,6 +9,7 @@ mod compact;
 mod compare;
 mod compress;
 mod decode;
+mod dry_run;
 mod encode;
 mod export;
 mod faults;
@@ -32,6 +33,7 @@ mod remove;
 mod repair;
 mod restore;
 mod schedule;
+mod select;
 mod sink;
 mod size;
 mod spares;
@@ -45,6 +47,7 @@ pub use budget::DEFAULT_MAX_MEMORY;
 pub use compact::{compact, compact_with};
 pub use compare::compare;
 pub use compress::{append, compress};
+pub use dry_run::{append_dry_run, compress_dry_run};
 pub use export::{
     Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft, export_hf_delta, export_peft, model_card,
 };

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
+use crate::pipeline::dry_run::space;
 use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, RecoverOptions, Resources};
 use crate::pipeline::restore::{BlobPieces, sources};
@@ -43,11 +44,14 @@ pub fn recover(
     let resources = &options.resources;
     let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });
     let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);
-    let found = archive::recover(archive, output, options.force, anew, |done, total| {
-        observer.check()?;
-        observer.progress(done, total);
-        Ok(())
-    })?;
+    let dry_run = options.dry_run;
+    let found =
+        archive::recover(archive, output, (options.force, dry_run), anew, |done, total| {
+            observer.check()?;
+            observer.progress(done, total);
+            Ok(())
+        })?;
+    let space = dry_run.then(|| space(output, found.bytes_after)).transpose()?;
     let variants: Vec<_> = found.variants.into_iter().map(variant).collect();
     Ok(RecoverReport {
         complete: variants.iter().all(|v| v.state == "whole"),
@@ -58,6 +62,8 @@ pub fn recover(
         bytes_after: found.bytes_after,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
+        dry_run,
+        space,
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::archive::{self, Upkeep};
 use crate::error::Result;
+use crate::pipeline::dry_run::space;
 use crate::pipeline::options::{Observer, Silent, UpkeepOptions};
 use crate::pipeline::parity;
 use crate::report::RemoveReport;
@@ -31,8 +32,16 @@ pub fn remove_with(
     observer: &dyn Observer,
 ) -> Result<RemoveReport> {
     let before = parity::present(archive);
-    let Upkeep { variants, bytes_before, bytes_after } = archive::remove(archive, name)?;
+    let dry_run = options.dry_run;
+    let Upkeep { variants, bytes_before, bytes_after } = archive::remove(archive, name, dry_run)?;
     let wanted = (options.parity, before);
-    let parity = parity::renew(archive, wanted, false, &options.resources, observer)?;
-    Ok(RemoveReport { removed: name.to_owned(), variants, bytes_before, bytes_after, parity })
+    let (parity, space) = if dry_run {
+        let added = bytes_after.saturating_sub(bytes_before);
+        let needed = added + parity::forecast_bytes(bytes_after, wanted);
+        (None, Some(space(archive, needed)?))
+    } else {
+        (parity::renew(archive, wanted, false, &options.resources, observer)?, None)
+    };
+    let removed = name.to_owned();
+    Ok(RemoveReport { removed, variants, bytes_before, bytes_after, parity, dry_run, space })
 }

@@ -110,6 +110,7 @@ impl<'a> Run<'a> {
         let bytes = self.damaged.len().unwrap_or(0);
         RepairReport {
             state: RepairState::Whole,
+            dry_run: self.options.dry_run,
             parity: parity::seen(&self.parity, self.standing, found.bad_parity),
             damaged_blocks: found.bad_blocks,
             n_damaged: found.damaged.len(),

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::archive::{Archive, BLOB_PIECE, Stored};
@@ -16,10 +15,12 @@ use crate::frame::{Decoder, Kind, Label};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Decoded, HashCheck};
+use crate::pipeline::dry_run::space_for_dir;
 use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, RestoreOptions};
+use crate::pipeline::select::select;
 use crate::pipeline::spares::Spares;
-use crate::pipeline::stored_delta::load_shift;
+use crate::pipeline::stored_delta::{Shift, load_shift};
 use crate::report::RestoreReport;
 
 /// Lost tensors and side files that an error names.
@@ -52,6 +53,10 @@ pub fn restore(
     let layouts = layouts(&stored, &selected, whole, options.max_shard_size)
         .context(|| format!("variant `{}`", stored.head.name))?;
     let shift = load_shift(&opened, &stored)?;
+    if options.dry_run {
+        let stage = stage(&opened, &stored, &base, shift.as_ref(), &wanted);
+        return dry_run(&stage, output, &selected, layouts, options, started);
+    }
     let identity = identity(&stored, &layouts)?;
     let mut writer = CheckpointWriter::create_as(output, options.force, identity, options.resume)?;
     if options.resources.map.passes_cache_by(layouts.iter().map(|l| l.file_len).sum()) {
@@ -63,14 +68,7 @@ pub fn restore(
     let mut places = places(&stored, &selected, &layouts);
     places.iter_mut().for_each(|places| places.retain(|(shard, _)| !writer.is_whole(*shard)));
     let wanted: Vec<_> = wanted.into_iter().filter(|i| !places[*i].is_empty()).collect();
-    let stage = DecodeStage {
-        archive: &opened,
-        stored: &stored,
-        base: Some(&base),
-        shift: shift.as_ref(),
-        wanted: &wanted,
-        spares: Spares::default(),
-    };
+    let stage = stage(&opened, &stored, &base, shift.as_ref(), &wanted);
     let resumed_files = (0..layouts.len()).filter(|shard| writer.is_whole(*shard)).count();
     write_tensors(&stage, &places, &writer, options, observer)?;
     if whole {
@@ -81,15 +79,55 @@ pub fn restore(
     // Who wished to stop at the last tile, too.
     observer.check()?;
     writer.commit()?;
-    Ok(RestoreReport {
+    Ok(RestoreReport { resumed_files, ..report(&stored, &selected, layouts, started) })
+}
+
+/// What a restore that writes nothing reports, once all that it reads was looked at.
+fn dry_run(
+    stage: &DecodeStage<'_>,
+    output: &Path,
+    selected: &[usize],
+    layouts: Vec<ShardLayout>,
+    options: &RestoreOptions,
+    started: Instant,
+) -> Result<RestoreReport> {
+    stage.needs().width(options.resources.max_memory, options.resources.threads)?;
+    CheckpointWriter::refuse_existing(output, options.force)?;
+    let mut told = report(stage.stored, selected, layouts, started);
+    let side_files = stage.stored.head.side_files.iter().map(|f| f.len);
+    let beside = if options.tensors.is_empty() { side_files.sum() } else { 0 };
+    told.dry_run = true;
+    told.space = Some(space_for_dir(output, told.restored_bytes + beside)?);
+    Ok(told)
+}
+
+fn stage<'a>(
+    archive: &'a Archive,
+    stored: &'a Stored,
+    base: &'a Base,
+    shift: Option<&'a Shift<'a>>,
+    wanted: &'a [usize],
+) -> DecodeStage<'a> {
+    DecodeStage { archive, stored, base: Some(base), shift, wanted, spares: Spares::default() }
+}
+
+fn report(
+    stored: &Stored,
+    selected: &[usize],
+    layouts: Vec<ShardLayout>,
+    started: Instant,
+) -> RestoreReport {
+    RestoreReport {
         variant: stored.head.name.clone(),
         restored_bytes: layouts.iter().map(|l| l.file_len).sum(),
         tensors: selected.len(),
         files: layouts.into_iter().map(|l| l.file_name).collect(),
-        resumed_files,
+        resumed_files: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
-    })
+        dry_run: false,
+        space: None,
+    }
 }
 
 /// What tells this checkpoint from all others: its files' headers and the hashes of its tensors.
@@ -119,29 +157,6 @@ pub(crate) fn check_output(output: &Path, archive: &Path, base: &Base) -> Result
         return Err(Error::invalid_argument(text));
     }
     Ok(())
-}
-
-/// Positions of the tensors whose names match a glob; all of them without globs.
-fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
-    let bad = |text: &str, e| {
-        Error::invalid_argument(format!("--tensor `{text}` is no glob")).with_source(e)
-    };
-    let mut set = GlobSetBuilder::new();
-    for text in globs {
-        set.add(Glob::new(text).map_err(|e| bad(text, e))?);
-    }
-    let set: GlobSet = set.build().map_err(|e| bad(&globs.join(" "), e))?;
-    let matches = |name: &str| globs.is_empty() || set.is_match(name);
-    let all = stored.tensors.iter().enumerate();
-    let selected: Vec<_> = all.filter(|(_, t)| matches(&t.name)).map(|(i, _)| i).collect();
-    if selected.is_empty() && !globs.is_empty() {
-        return Err(Error::invalid_argument(format!(
-            "no tensor of variant `{}` matches {}; `inspect --tensors` lists them",
-            stored.head.name,
-            globs.join(" ")
-        )));
-    }
-    Ok(selected)
 }
 
 /// Refuses tensors, and for a whole restore side files, that a recover could not save, naming them.

@@ -68,6 +68,8 @@ pub struct Span {
 pub struct RepairReport {
     /// What came of it.
     pub state: RepairState,
+    /// Whether nothing was to be written.
+    pub dry_run: bool,
     /// The parity file.
     pub parity: ParityReport,
     /// Damaged blocks of the archive.

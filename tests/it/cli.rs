@@ -76,6 +76,37 @@ fn each_failure_has_its_exit_code_and_one_line() {
     assert!(!names.iter().any(|n| n == "r" || n == "b" || n.starts_with('.')), "{names:?}");
 }
 
+/// What is nearly right is asked about, on the one line that the error has.
+#[test]
+fn errors_say_what_was_probably_meant() {
+    let pair = Pair::with_archive();
+    fs::copy(pair.path("a.delta.zst"), pair.path("models.delta.zst")).unwrap();
+    for (line, code, words) in [
+        ("restore a.delta.zst --base base -o r --name smal", 2, "did you mean small?"),
+        ("inspect a.delta.zst --name SMALL", 2, "did you mean small?"),
+        ("remove a.delta.zst --name smalll", 2, "did you mean small?"),
+        ("restore a.delta.zst --base base -o r --tensor q_proj", 2, "did you mean *q_proj*?"),
+        ("restore a.delta.zst --base bass -o r", 6, "did you mean base?"),
+        ("inspect model.delta.zst", 6, "did you mean models.delta.zst?"),
+        ("compress --shards fine-tun --base base -o b", 6, "did you mean fine-tune?"),
+        ("compress --shards fine-tune --base base -o b --method dare --alpha 8", 2, "--sparsity"),
+    ] {
+        let text = stderr(&pair.run(line).code(code).stdout(is_empty()));
+        assert!(text.contains(words) && text.lines().count() == 1, "{line}: {text}");
+    }
+    for (line, near) in [
+        ("compres --shards fine-tune --base base -o b", "'compress'"),
+        ("compress --shard fine-tune --base base -o b", "'--shards'"),
+        ("compress --shards fine-tune --base base -o b --method bitdeta", "'bitdelta'"),
+    ] {
+        pair.run(line).code(2).stdout(is_empty()).stderr(contains(near));
+    }
+    // Where nothing is near, nothing is said.
+    for line in ["inspect other.delta.zst", "inspect a.delta.zst --name chat"] {
+        assert!(!stderr(&pair.run(line)).contains("did you mean"), "{line}");
+    }
+}
+
 #[test]
 fn usage_errors_exit_2_with_nothing_on_stdout() {
     let pair = Pair::new();

@@ -34,6 +34,9 @@ mod roundtrip;
 // What plan forecasts, against what compress writes.
 mod forecast;
 
+// Verbs that write nothing when asked to.
+mod dry_run;
+
 // What a method leaves alone, dropped to the base.
 mod rest;
 

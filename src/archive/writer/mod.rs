@@ -5,6 +5,7 @@
 //! sync the directory. A writer dropped before its commit takes back what it wrote, or leaves it to a
 //! run that resumes.
 
+mod dry;
 mod found;
 mod journal;
 mod note;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
-use crate::archive::lock::{check_is_at, open_archive, open_partial};
+use crate::archive::lock::{check_is_at, open_archive, open_partial, refuse_existing};
 use crate::archive::parity;
 use crate::archive::reader::Archive;
 use crate::archive::record::{Head, Seal};
@@ -64,8 +65,10 @@ pub(crate) struct ArchiveWriter {
     /// Where this generation starts; the file is cut back to it if the writer is dropped.
     start: u64,
     committed: bool,
-    /// Counts what it is given and keeps nothing.
+    /// Has no place: no archive comes of it.
     dry: bool,
+    /// Whether what it is given is only counted.
+    counts: bool,
     index: Index,
     generation: u32,
     previous: u64,
@@ -79,14 +82,7 @@ impl ArchiveWriter {
     /// # Errors
     /// `InvalidArgument` if `path` exists and `force` is not given; `Io` if another process writes it.
     pub(crate) fn create(path: &Path, force: bool, resumes: bool) -> Result<Self> {
-        if path.exists() && !force {
-            let text =
-                format!("{} exists; append to it, or replace it with --force", path.display());
-            return Err(Error::invalid_argument(text));
-        }
-        if path.is_dir() {
-            return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
-        }
+        refuse_existing(path, force)?;
         let mut writer = Self::temporary(path, "partial", Index::default(), 1)?;
         (writer.force, writer.resumes) = (force, resumes);
         if !resumes {
@@ -100,17 +96,6 @@ impl ArchiveWriter {
         let mut writer = Self::create(path, force, false)?;
         writer.index.next_id = next_id;
         writer.generation = generation;
-        Ok(writer)
-    }
-
-    /// Starts an archive that counts its bytes and is never written.
-    pub(crate) fn dry() -> Result<Self> {
-        let path = Path::new("an archive that is not written");
-        let file = disk::create_unnamed().map_err(|e| Error::io("create a file for", path, e))?;
-        let file = Locked::unneeded(file);
-        let mut writer = Self::new(file, path, 0, Index::default(), 1, 0)?;
-        writer.dry = true;
-        writer.write(PREAMBLE)?;
         Ok(writer)
     }
 
@@ -183,6 +168,7 @@ impl ArchiveWriter {
             start,
             committed: false,
             dry: false,
+            counts: false,
             index,
             generation,
             previous,
@@ -196,15 +182,20 @@ impl ArchiveWriter {
         self.index.next_id
     }
 
+    /// Names of the variants and base vectors that the archive has.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.entries.iter().map(|v| v.name.as_str())
+    }
+
     /// Whether the archive has a variant or base vector of this name.
-    pub(crate) fn has_variant(&self, name: &str) -> bool {
+    pub(super) fn has_variant(&self, name: &str) -> bool {
         self.index.entries.iter().any(|v| v.name == name)
     }
 
     /// Appends bytes; returns where they start.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<u64> {
         let offset = self.at;
-        if self.dry {
+        if self.counts {
             self.at += bytes.len() as u64;
             return Ok(offset);
         }

@@ -23,9 +23,18 @@ pub struct RestoreOptions {
     /// Whether to keep the whole shards that a run which was cut off left beside the output, and to leave
     /// those that are done if this one fails or is interrupted. Default: no, what is left is removed.
     pub resume: bool,
+    /// Whether only to check all that can be checked, and to say what would be written. Default: no.
+    pub dry_run: bool,
 }
 
 impl RestoreOptions {
+    /// Writes nothing.
+    #[must_use]
+    pub fn with_dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
     /// Chooses the variant.
     #[must_use]
     pub fn with_name(mut self, name: Option<String>) -> Self {
@@ -167,9 +176,18 @@ pub struct RecoverOptions {
     pub resources: Resources,
     /// Whether an existing file may be replaced.
     pub force: bool,
+    /// Whether only to check all that can be checked, and to say what would be written. Default: no.
+    pub dry_run: bool,
 }
 
 impl RecoverOptions {
+    /// Writes nothing.
+    #[must_use]
+    pub fn with_dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
     /// Sets the base.
     #[must_use]
     pub fn with_base(mut self, base: Option<PathBuf>) -> Self {
@@ -200,9 +218,18 @@ pub struct UpkeepOptions {
     pub parity: Option<Parity>,
     /// Memory and threads.
     pub resources: Resources,
+    /// Whether only to check all that can be checked, and to say what would be written. Default: no.
+    pub dry_run: bool,
 }
 
 impl UpkeepOptions {
+    /// Writes nothing.
+    #[must_use]
+    pub fn with_dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
     /// Sets how much parity the archive has.
     #[must_use]
     pub fn with_parity(mut self, parity: Option<Parity>) -> Self {

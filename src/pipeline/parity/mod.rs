@@ -72,6 +72,12 @@ pub(crate) fn present(archive: &Path) -> Option<Parity> {
     Some(Parity { millionths: found.header.share })
 }
 
+/// Bytes of the parity file that an archive of `len` bytes would get; 0 if none.
+pub(crate) fn forecast_bytes(len: u64, (asked, before): (Option<Parity>, Option<Parity>)) -> u64 {
+    let parity = asked.or(before).filter(|_| len > 0);
+    parity.map_or(0, |parity| Layout::choose(len, parity.millionths).file_len())
+}
+
 /// Makes or renews parity after a change: as much as was asked, or else as there was `before`. `trusted` says
 /// that all of the archive was just written or checked.
 pub(crate) fn renew(

@@ -1,0 +1,183 @@
+//! `--dry-run`: nothing on the disk changes, sizes are those of the real run, and so are failures.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::support::{Pair, stderr};
+
+const COMPRESS: &str = "compress --shards fine-tune --base base";
+const APPEND: &str = "append --shards fine-tune --base base --archive a.delta.zst";
+
+/// All files below a directory, hidden ones too: when they were written, and their bytes. Directories have
+/// no bytes.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Option<Vec<u8>>)> {
+    let mut out = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        if path.is_dir() {
+            out.extend(contents(&path));
+            out.insert(path, (modified, None));
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            out.insert(path, (modified, Some(bytes)));
+        }
+    }
+    out
+}
+
+/// Runs dry, demands that nothing changed, and gives the report.
+fn dry(pair: &Pair, line: &str, code: i32) -> Value {
+    let before = contents(&pair.path(""));
+    let told = pair.json(&format!("{line} --dry-run"), code);
+    assert!(contents(&pair.path("")) == before, "{line} changed something");
+    assert_eq!(told["dry_run"], true, "{line}: {told}");
+    if !line.starts_with("repair") {
+        let needed = told["space"]["needed_bytes"].as_u64().unwrap();
+        let free = told["space"]["free_bytes"].as_u64().unwrap();
+        assert!(needed > 0 && free > 0, "{line}: {told}");
+    }
+    // The table says so too.
+    pair.run(&format!("{line} --dry-run -q")).code(code);
+    assert!(contents(&pair.path("")) == before, "{line} changed something");
+    told
+}
+
+/// How far `b` is from `a`.
+fn off(a: &Value, b: &Value) -> f64 {
+    (a.as_f64().unwrap() / b.as_f64().unwrap() - 1.0).abs()
+}
+
+#[test]
+fn compress_and_append_write_nothing_and_say_what_they_would() {
+    let pair = Pair::with_archive();
+    for method in ["auto", "bitdelta", "lossless", "bitdelta --base-shift own"] {
+        for (line, output) in [(COMPRESS, "-o new.delta.zst --name v"), (APPEND, "--name v")] {
+            let line = format!("{line} {output} --method {method} --parity 5%");
+            let told = dry(&pair, &line, 0);
+            assert_eq!(told["variant"], "v");
+            let archive = pair.path("a.delta.zst");
+            let whole = fs::read(&archive).unwrap();
+            let real = pair.json(&line, 0);
+            assert!(off(&told["archive_bytes"], &real["archive_bytes"]) < 0.05, "{told} {real}");
+            assert!(off(&told["parity_bytes"], &real["parity"]["bytes"]) < 0.05, "{told} {real}");
+            // As it was, for the next method.
+            fs::write(&archive, whole).unwrap();
+            for made in ["new.delta.zst", "new.delta.zst.parity", "a.delta.zst.parity"] {
+                let _ = fs::remove_file(pair.path(made));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_vector_that_the_archive_has_is_not_counted_again() {
+    let pair = Pair::new();
+    let shift = "--method bitdelta --base-shift shared";
+    pair.run(&format!("{COMPRESS} -o a.delta.zst --name first {shift}")).code(0);
+    let line = format!("{APPEND} --name second {shift}");
+    let told = dry(&pair, &line, 0);
+    assert_eq!(told["vector_bytes"], 0);
+    let real = pair.json(&line, 0);
+    assert!(off(&told["archive_bytes"], &real["archive_bytes"]) < 0.05, "{told} {real}");
+}
+
+#[test]
+fn restore_says_what_it_would_write() {
+    let pair = Pair::with_archive();
+    for more in ["", "--max-shard-size 200KB", "--tensor *q_proj*"] {
+        let line = format!("restore a.delta.zst --base base -o back/here {more}");
+        let told = dry(&pair, &line, 0);
+        let real = pair.json(&line, 0);
+        for key in ["variant", "tensors", "restored_bytes", "files"] {
+            assert_eq!(told[key], real[key], "{more}: {key}");
+        }
+        let written = fs::read_dir(pair.path("back/here")).unwrap();
+        let written: u64 = written
+            .map(|file| file.unwrap())
+            .filter(|file| file.file_name() != "model.safetensors.index.json")
+            .map(|file| file.metadata().unwrap().len())
+            .sum();
+        assert_eq!(told["space"]["needed_bytes"], written, "{more}");
+        fs::remove_dir_all(pair.path("back")).unwrap();
+    }
+}
+
+#[test]
+fn remove_and_compact_know_their_sizes_to_the_byte() {
+    let pair = Pair::with_archive();
+    pair.run(&format!("{APPEND} --name second --method bitdelta")).code(0);
+    for line in ["remove a.delta.zst --name small", "compact a.delta.zst"] {
+        let told = dry(&pair, line, 0);
+        let real = pair.json(line, 0);
+        for key in ["variants", "bytes_before", "bytes_after"] {
+            assert_eq!(told[key], real[key], "{line}: {key}");
+        }
+        assert_eq!(real["dry_run"], false);
+        let len = fs::metadata(pair.path("a.delta.zst")).unwrap().len();
+        assert_eq!(told["bytes_after"], len, "{line}");
+    }
+}
+
+#[test]
+fn recover_and_repair_write_nothing() {
+    let pair = Pair::with_archive();
+    pair.run(&format!("{APPEND} --name second --method lossless --parity 10%")).code(0);
+    let path = pair.path("a.delta.zst");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    for base in ["", "--base base"] {
+        let line = format!("recover a.delta.zst -o saved.delta.zst {base}");
+        let told = dry(&pair, &line, 1);
+        let real = pair.json(&line, 1);
+        for key in ["complete", "variants", "damaged_bytes", "bytes_after"] {
+            assert_eq!(told[key], real[key], "{line}: {key}");
+        }
+        fs::remove_file(pair.path("saved.delta.zst")).unwrap();
+    }
+    assert_eq!(dry(&pair, "repair a.delta.zst", 1)["state"], "repairable");
+}
+
+/// Whatever a real run refuses before it writes, a dry one refuses in the same words.
+#[test]
+fn failures_are_those_of_the_real_run() {
+    let pair = Pair::with_archive();
+    fs::create_dir(pair.path("full")).unwrap();
+    fs::write(pair.path("full/file"), "x").unwrap();
+    let whole = fs::read(pair.path("a.delta.zst")).unwrap();
+    fs::write(pair.path("cut.delta.zst"), &whole[..whole.len() / 2]).unwrap();
+    let compress = |rest: &str| format!("{COMPRESS} {rest}");
+    for (line, code) in [
+        (compress("-o a.delta.zst"), 2),
+        (compress("-o base/a.delta.zst"), 2),
+        (compress("-o full"), 2),
+        (compress("-o a --method dare --sparsity 2"), 2),
+        (compress("-o a --method bitdelta --base-shift missing"), 6),
+        (format!("{APPEND} --name small"), 2),
+        (APPEND.replace("a.delta", "cut.delta") + " --name v", 4),
+        (APPEND.replace("a.delta", "missing.delta") + " --name v", 6),
+        ("restore a.delta.zst --base fine-tune -o r".into(), 5),
+        ("restore a.delta.zst --base base -o full".into(), 2),
+        ("restore a.delta.zst --base base -o base/r".into(), 2),
+        ("restore a.delta.zst --base base -o r --name other".into(), 2),
+        ("restore a.delta.zst --base base -o r --tensor nothing".into(), 2),
+        ("restore a.delta.zst --base base -o r --max-memory 1MiB".into(), 2),
+        ("remove a.delta.zst --name other".into(), 2),
+        ("remove cut.delta.zst --name small".into(), 4),
+        ("compact cut.delta.zst".into(), 4),
+        ("recover a.delta.zst -o cut.delta.zst".into(), 2),
+        ("recover missing.delta.zst -o new.delta.zst".into(), 6),
+    ] {
+        let before = contents(&pair.path(""));
+        let told = pair.run(&format!("{line} --dry-run")).code(code);
+        assert!(contents(&pair.path("")) == before, "{line} changed something");
+        let real = pair.run(&line).code(code);
+        assert_eq!(stderr(&told), stderr(&real), "{line}");
+    }
+}
