@@ -230,7 +230,8 @@ fn make<'b>(
     );
     let none = TraceNorms::new();
     let kept = Some(&kept);
-    let run = Run { sides, items: Some(&items), kept, ..Run::new(&units, id, &none, seed) };
+    let stage = Some("vector");
+    let run = Run { sides, items: Some(&items), kept, stage, ..Run::new(&units, id, &none, seed) };
     let written = encode_variant(inputs, writer, options, &run, observer)?;
     let seals = written.seals.into_iter().zip(&items).filter(|(_, item)| **item != u32::MAX);
     let (tensors, blobs) = (seals.map(|(s, _)| s).collect(), Vec::new());
@@ -353,7 +354,9 @@ fn fit(
         Some(shift) if lambda != 0.0 => Sides::ShiftedBase(shift),
         _ => Sides::AsTheyAre,
     };
-    let run = Run { sides, fits: true, ..Run::new(sample, 0, task.earlier, task.options.seed) };
+    let stage = Some("search");
+    let run = Run::new(sample, 0, task.earlier, task.options.seed);
+    let run = Run { sides, fits: true, stage, ..run };
     let mut sum = Fit::default();
     encode_units(task.inputs, task.options, &run, task.observer, |_, tile| {
         sum.add(tile.fit);

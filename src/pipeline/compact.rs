@@ -37,6 +37,7 @@ pub fn compact_with(
     let started = Instant::now();
     let before = parity::present(archive);
     let dry_run = options.dry_run;
+    observer.stage("copy");
     let done = archive::compact(archive, dry_run, |done, total| {
         observer.check()?;
         observer.progress(done, total);

@@ -43,6 +43,7 @@ pub fn compare(
     let mut sums = vec![Sums::default(); tensors.len()];
     let total = sides.a.0.total_bytes();
     let mut done = 0;
+    observer.stage("compare");
     let width = sides.needs().width(resources.max_memory, resources.threads)?;
     let mut jobs = tensors
         .iter()

@@ -302,14 +302,29 @@ pub(crate) struct Run<'a> {
     pub(crate) log: Option<&'a dyn TakesTiles>,
     /// The joint pass that it ends with: what is decided then waits for what other parts find.
     pub(crate) ends_with: Option<usize>,
+    /// What an observer hears that it is for, instead of the passes.
+    pub(crate) stage: Option<&'static str>,
 }
 
 impl<'a> Run<'a> {
     /// A run that stores these units as they are.
     pub(crate) fn new(units: &'a [Unit], variant: u32, earlier: &'a TraceNorms, seed: u64) -> Self {
         let (items, sides, gain, fits) = (None, Sides::AsTheyAre, 1.0, false);
-        let (kept, log, ends_with) = (None, None, None);
-        Self { units, variant, earlier, seed, items, sides, gain, fits, kept, log, ends_with }
+        let (kept, log, ends_with, stage) = (None, None, None, None);
+        Self {
+            units,
+            variant,
+            earlier,
+            seed,
+            items,
+            sides,
+            gain,
+            fits,
+            kept,
+            log,
+            ends_with,
+            stage,
+        }
     }
 
     /// Where to write things down, if notes are taken.
@@ -358,7 +373,9 @@ pub(crate) fn encode_units(
     let merger = lossy.map(|m| Merger::new(m, run, pair, merged_tx, &mut findings));
     let total = units.iter().map(|u| bytes_read(inputs, u, joint)).sum();
     let recycle = |tile| stage.recycle(tile);
-    let mut collector = Collector { run: *run, observer, merger, sink, recycle, done: 0, total };
+    run.stage.into_iter().for_each(|name| observer.stage(name));
+    let (run, done, told) = (*run, 0, None);
+    let mut collector = Collector { run, observer, merger, sink, recycle, done, total, told };
     run_beside(
         width,
         (fetches.n_threads(), &|| fetches.run()),

@@ -219,7 +219,8 @@ fn encode_sample(
 ) -> Result<Vec<Found>> {
     let mut found = vec![Found::default(); inputs.pair.items.len()];
     let earlier = TraceNorms::new();
-    let run = Run::new(units, 0, &earlier, options.seed);
+    let mut run = Run::new(units, 0, &earlier, options.seed);
+    run.stage = Some("sample");
     encode_units(inputs, options, &run, observer, |tensor, tile| {
         let found = &mut found[tensor];
         found.elements += inputs.pair.items[tensor].tiling.get(tile.part).n_elements() as u64;

@@ -45,6 +45,7 @@ pub fn recover(
     let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });
     let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);
     let dry_run = options.dry_run;
+    observer.stage("recover");
     let found =
         archive::recover(archive, output, (options.force, dry_run), anew, |done, total| {
             observer.check()?;

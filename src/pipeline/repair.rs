@@ -133,6 +133,7 @@ impl<'a> Run<'a> {
         let (parity, covered) = (&*parity, parity.header.layout.len);
         let mut mended = Mended::begin(damaged, options.output.as_deref(), options.force)?;
         let total = damaged.len()?;
+        observer.stage("copy");
         mended.copy(covered, |done| {
             observer.check()?;
             observer.progress(done, total);

@@ -247,6 +247,7 @@ fn write_tensors(
     let mut check = HashCheck::new(stage);
     let (mut done, total) = (0, stage.total_bytes());
     let mut unchecked = unchecked(stage, places);
+    observer.stage("restore");
     run_frames(
         stage,
         (needs, &options.resources),

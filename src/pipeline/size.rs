@@ -107,7 +107,8 @@ fn bits_left(
         .filter(|unit| !inputs.pair.items[unit.tensor].item.lossy)
         .collect();
     let earlier = TraceNorms::new();
-    let run = Run::new(&exact, 0, &earlier, options.seed);
+    let mut run = Run::new(&exact, 0, &earlier, options.seed);
+    run.stage = Some("measure");
     encode_units(inputs, options, &run, observer, |_, tile| {
         rest += tile.frame.len() as u64;
         Ok(())

@@ -243,6 +243,7 @@ impl Run<'_> {
 
     fn read(&mut self, stage: &DecodeStage<'_>) -> Result<()> {
         let mut picker = self.picker.take();
+        self.observer.stage("verify");
         let mut check = HashCheck::new(stage);
         let (mut done, total, mut broken) = (0, stage.total_bytes(), None);
         run_frames(

@@ -22,6 +22,9 @@ mod cli;
 // The page of `report`.
 mod page;
 
+// What a terminal shows.
+mod terminal;
+
 // Checkpoints written by hand, random values, directories compared.
 mod made;
 

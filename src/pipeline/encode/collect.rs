@@ -42,6 +42,8 @@ pub(super) struct Collector<'a, S, R> {
     /// Bytes of the fine-tune that are done, of all that are read.
     pub(super) done: u64,
     pub(super) total: u64,
+    /// What the observer was last told.
+    pub(super) told: Option<&'static str>,
 }
 
 impl<S, R> Collector<'_, S, R>
@@ -49,9 +51,22 @@ where
     S: FnMut(usize, &EncodedTile) -> Result<()>,
     R: Fn(EncodedTile),
 {
+    /// Tells the observer that surveys begin, and then that encoding does: from there on both take turns.
+    fn tell(&mut self, result: &Outcome) {
+        let stage = match result {
+            Outcome::Encoded(_) => "encode",
+            Outcome::Surveyed(_) | Outcome::Known(_) => "survey",
+        };
+        if self.run.stage.is_none() && self.told != Some("encode") && self.told != Some(stage) {
+            self.told = Some(stage);
+            self.observer.stage(stage);
+        }
+    }
+
     /// Adds the next tile in order.
     pub(super) fn add(&mut self, worked: Worked) -> Result<()> {
         self.observer.check()?;
+        self.tell(&worked.result);
         self.done += worked.n_bytes;
         self.observer.progress(self.done, self.total);
         let (stats, is_known) = match worked.result {

@@ -242,7 +242,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 /// Hears of progress and may end a run.
 pub trait Observer: Sync {
-    /// So many of so many bytes of input are done.
+    /// What follows is progress of this stage of the work: one or two words, as in `survey` or `encode`. A run has
+    /// one or more, and may come back to one. By default nobody cares.
+    fn stage(&self, name: &'static str) {
+        let _ = name;
+    }
+
+    /// So many of so many bytes of input are done, in this stage or in several together.
     fn progress(&self, done: u64, total: u64);
 
     /// Something a person should know that is no error.

@@ -180,6 +180,7 @@ fn write(
     observer: &dyn Observer,
 ) -> Result<()> {
     let (width, n) = width(layout, resources)?;
+    observer.stage("parity");
     let (spares, mut windows) = (Spares::default(), windows(layout, n));
     run_ordered(
         width,

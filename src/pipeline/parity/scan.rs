@@ -110,6 +110,7 @@ pub(crate) fn scan(
     let (width, n) = width(layout, resources)?;
     let (spares, mut windows, mut out) = (Spares::default(), windows(layout, n), Scan::default());
     let mut root = Xxh3::new();
+    observer.stage("scan");
     out.bad_parity = u64::from(look.at_parity && !parity.has_whole_ends);
     run_ordered(
         width,
