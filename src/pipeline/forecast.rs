@@ -277,8 +277,9 @@ mod tests {
             // One in each part of the unit.
             let part = n as f64 / spread.len() as f64;
             for (i, unit) in spread.iter().enumerate() {
-                let place = (unit.tiles.start - 7) as f64 / part;
-                assert!(place >= i as f64 && place < (i + 1) as f64, "{n} {i} {place}");
+                let (start, end) = (unit.tiles.start - 7, unit.tiles.end - 7);
+                let (first, last) = (start as f64 / part, end as f64 / part);
+                assert!(last > i as f64 && first < (i + 1) as f64, "{n} {i} {first} {last}");
             }
         }
     }
