@@ -117,16 +117,17 @@ pub use pipeline::{
     Parity, PartOptions, Peft, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent,
     Subset, TensorReader, UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append,
     append_dry_run, compact, compact_with, compare, compress, compress_dry_run, compress_part,
-    export_hf_delta, export_peft, forecast, inspect, join, make_parity, model_card, recover,
-    remove, remove_with, repair, restore, split, verify,
+    export_hf_delta, export_hf_delta_dry_run, export_peft, export_peft_dry_run, forecast, inspect,
+    join, join_dry_run, make_parity, model_card, recover, remove, remove_with, repair, restore,
+    split, verify,
 };
 pub use report::{
     AdapterTensor, ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary,
-    CompactReport, CompareReport, CompressForecast, CompressReport, Differing, Fault, Forecast,
-    HfDeltaReport, JoinReport, JoinedArchive, LeftOut, Lost, ParityReport, ParityState, PartBits,
-    PartReport, PeftReport, RecoverReport, RecoveredVariant, RemoveReport, RepairReport,
-    RepairState, RestoreReport, Settled, Share, Space, Span, Split, SubsetReport, Survivors,
-    TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    CompactReport, CompareReport, CompressForecast, CompressReport, Differing, ExportForecast,
+    Fault, Forecast, HfDeltaReport, JoinReport, JoinedArchive, LeftOut, Lost, ParityReport,
+    ParityState, PartBits, PartReport, PeftReport, RecoverReport, RecoveredVariant, RemoveReport,
+    RepairReport, RepairState, RestoreReport, Settled, Share, Space, Span, Split, SubsetReport,
+    Survivors, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
 pub use synthetic::{PairShape, make_pair};
 pub use tensor::{DType, Shape};

@@ -10,7 +10,9 @@ use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
 pub use crate::report::dry_run::{CompressForecast, Space};
-pub use crate::report::export::{AdapterTensor, HfDeltaReport, LeftOut, PeftReport};
+pub use crate::report::export::{
+    AdapterTensor, ExportForecast, HfDeltaReport, LeftOut, PeftReport,
+};
 pub use crate::report::parity::{
     ParityReport, ParityState, RepairReport, RepairState, Span, Survivors,
 };

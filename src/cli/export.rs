@@ -3,14 +3,18 @@
 use std::path::Path;
 
 use delta_stream::{
-    Error, ExportOptions, HfDelta, HfDeltaReport, Peft, PeftReport, Policy, Result,
+    Error, ExportForecast, ExportOptions, HfDelta, HfDeltaReport, Peft, PeftReport, Policy, Result,
 };
 use serde_json::json;
 
 use crate::cli::args;
 use crate::cli::args::FormatName;
+use crate::cli::dry_run;
 use crate::cli::output::{Facts, Outcome, count, exact_size, print, relative, visible};
 use crate::cli::resolve::Context;
+
+/// What the note says of tensors that receivers cannot take.
+const NEW: &str = "left out: the base has none alike";
 
 pub(crate) fn run(verb: &args::Export, context: &Context) -> Result<Outcome> {
     let options = ExportOptions::default()
@@ -42,7 +46,11 @@ fn refuse_others_options(verb: &args::Export) -> Result<()> {
         ("--include", verb.peft.include.is_some()),
         ("--exclude", verb.peft.exclude.is_some()),
     ];
-    let places = [("--base", verb.base.is_some()), ("--output", verb.output.is_some())];
+    let places = [
+        ("--base", verb.base.is_some()),
+        ("--output", verb.output.is_some()),
+        ("--dry-run", verb.dry_run),
+    ];
     let refused = match verb.format {
         FormatName::HfDelta => peft.to_vec(),
         FormatName::Peft => hf_delta.to_vec(),
@@ -77,14 +85,37 @@ fn hf_delta(verb: &args::Export, options: &ExportOptions, context: &Context) -> 
     if let Some(checksum) = of.checksum {
         settings = settings.with_checksum(checksum.into());
     }
+    if verb.dry_run {
+        let archive = &verb.archive;
+        return told(
+            &delta_stream::export_hf_delta_dry_run(archive, base, output, &settings, options)?,
+            context,
+        );
+    }
     let report = context.watch(|observer| {
         delta_stream::export_hf_delta(&verb.archive, base, output, &settings, options, observer)
     })?;
-    let new = named(&report.left_out, "left out: the base has none alike");
+    let new = named(&report.left_out, NEW);
     let only_in_base = named(&report.only_in_base, "only in the base and stay there");
     context.note_all(&[new, only_in_base].concat());
     context.print(&report, || hf_delta_table(&report))?;
     Ok(Outcome::Done)
+}
+
+/// Prints what a dry run found.
+fn told(forecast: &ExportForecast, context: &Context) -> Result<Outcome> {
+    context.note_all(&named(&forecast.left_out, NEW));
+    context.print(forecast, || {
+        let mut facts = Facts::default();
+        facts
+            .add("variant", &forecast.variant)
+            .add("would write", &forecast.directory)
+            .add("tensors", forecast.tensors)
+            .add("bytes", format!("at most {}", exact_size(forecast.space.needed_bytes)));
+        dry_run::add_space(&mut facts, Some(&forecast.space));
+        facts.to_string()
+    })?;
+    Ok(dry_run::outcome(Some(&forecast.space)))
 }
 
 /// What a person should know of some tensors, if there are any.
@@ -120,6 +151,13 @@ fn peft(verb: &args::Export, options: &ExportOptions, context: &Context) -> Resu
     }
     if let Some(dtype) = of.dtype {
         settings = settings.with_dtype(dtype.into());
+    }
+    if verb.dry_run {
+        let archive = &verb.archive;
+        return told(
+            &delta_stream::export_peft_dry_run(archive, base, output, &settings, options)?,
+            context,
+        );
     }
     let report = context.watch(|observer| {
         delta_stream::export_peft(&verb.archive, base, output, &settings, options, observer)

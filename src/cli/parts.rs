@@ -5,6 +5,7 @@ use std::path::Path;
 use delta_stream::{Error, JoinReport, PartOptions, PartReport, Result, Split};
 
 use crate::cli::args;
+use crate::cli::dry_run;
 use crate::cli::output::{
     Columns, Facts, Outcome, count, exact_size, json, listed, relative, size,
 };
@@ -50,10 +51,11 @@ pub(crate) fn part(
 
 /// `join PARTS -o FILE`.
 pub(crate) fn join(verb: &args::Join, context: &Context) -> Result<Outcome> {
-    let report = context
-        .watch(|observer| delta_stream::join(&verb.parts, &verb.output, context.force, observer))?;
+    let join = if verb.dry_run { delta_stream::join_dry_run } else { delta_stream::join };
+    let report =
+        context.watch(|observer| join(&verb.parts, &verb.output, context.force, observer))?;
     context.print(&report, || join_table(&report))?;
-    Ok(Outcome::Done)
+    Ok(dry_run::outcome(report.space.as_ref()))
 }
 
 fn read_split(file: &Path) -> Result<Split> {
@@ -106,7 +108,10 @@ fn join_table(report: &JoinReport) -> String {
     let mut facts = Facts::default();
     facts
         .add("variant", &report.variant)
-        .add("joined", format!("{parts} parts, round {round} of {rounds}"))
+        .add(
+            if report.dry_run { "would join" } else { "joined" },
+            format!("{parts} parts, round {round} of {rounds}"),
+        )
         .add("stored", exact_size(report.written_bytes));
     match &report.archive {
         None => facts.add("next", "give it to --surveys of all parts of the next round"),
@@ -118,6 +123,7 @@ fn join_table(report: &JoinReport) -> String {
             .add_if("relative error", archive.relative_error.map(|e| relative(Some(e))))
             .add_if("measured", Some(listed(&archive.measured)).filter(|text| !text.is_empty())),
     };
+    dry_run::add_space(&mut facts, report.space.as_ref());
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -49,7 +49,8 @@ pub use compare::compare;
 pub use compress::{append, compress};
 pub use dry_run::{append_dry_run, compress_dry_run};
 pub use export::{
-    Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft, export_hf_delta, export_peft, model_card,
+    Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft, export_hf_delta,
+    export_hf_delta_dry_run, export_peft, export_peft_dry_run, model_card,
 };
 pub use forecast::forecast;
 #[cfg(feature = "fuzzing")]
@@ -61,7 +62,7 @@ pub use options::{
 };
 pub(crate) use ordered::run_parallel;
 pub use parity::{Parity, make_parity};
-pub use parts::{PartOptions, compress_part, join, split};
+pub use parts::{PartOptions, compress_part, join, join_dry_run, split};
 pub use read::{TensorReader, VariantReader};
 pub use recover::recover;
 pub use remove::{remove, remove_with};

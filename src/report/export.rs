@@ -2,6 +2,26 @@
 
 use serde::Serialize;
 
+use crate::report::Space;
+
+/// What `export` would write.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ExportForecast {
+    /// Always true: nothing was written.
+    pub dry_run: bool,
+    /// Name of the variant.
+    pub variant: String,
+    /// The directory that would be written.
+    pub directory: String,
+    /// Tensors that it would speak of; with `hf-delta` those that may have changed.
+    pub tensors: usize,
+    /// With `hf-delta`, names of tensors that the base has not, or not alike, and that would be left out.
+    pub left_out: Vec<String>,
+    /// Room for it; the bytes that are needed are the most that it can take.
+    pub space: Space,
+}
+
 /// What `export --format hf-delta` wrote.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

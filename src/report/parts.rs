@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::Space;
+
 /// How a compress is shared out: what `plan --split` writes and every part is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,7 +107,7 @@ pub struct JoinReport {
     pub round: u32,
     /// Of how many. If it is not the last, what was written is what `--surveys` of the next round takes.
     pub rounds: u32,
-    /// Bytes of the file that was written.
+    /// Bytes of the file that was written; of a dry run in an earlier round than the last, at most.
     pub written_bytes: u64,
     /// The archive, after the last round.
     #[serde(flatten)]
@@ -114,6 +116,11 @@ pub struct JoinReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
+    /// Whether nothing was done, and this is what would be.
+    pub dry_run: bool,
+    /// In a dry run, room for what would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
 }
 
 /// An archive that was joined of parts.

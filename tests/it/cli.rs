@@ -404,17 +404,27 @@ fn a_compress_in_parts_is_joined_by_its_verbs() {
         let report = pair.json(&part(&format!("{i}/2"), "", &format!("s{i}")), 0);
         assert_eq!((&report["part"], &report["round"]), (&i.into(), &1.into()));
     }
+    let most = pair.json("join s1 s2 -o s --dry-run", 0)["written_bytes"].as_u64().unwrap();
+    assert!(!pair.path("s").exists());
     assert_eq!(pair.json("join s1 s2 -o s", 0)["round"], 1);
+    assert!(fs::metadata(pair.path("s")).unwrap().len() <= most);
     for i in [1, 2] {
         pair.run(&part(&format!("{i}/2"), "--surveys s", &format!("p{i}"))).code(0);
     }
-    pair.run("join p2 p1 -o joined").code(0).stdout(contains("2 parts, round 2 of 2"));
+    let told = pair.json("join p2 p1 -o joined --dry-run", 0);
+    assert!(told["dry_run"] == true && !pair.path("joined").exists());
+    let real = pair.json("join p2 p1 -o joined", 0);
+    assert_eq!(told["archive_bytes"], real["archive_bytes"]);
+    assert_eq!(told["space"]["needed_bytes"], real["archive_bytes"]);
+    pair.run("join p2 p1 -o joined --dry-run").code(2).stderr(contains("--force"));
+    pair.run("join p2 p1 -o joined --force").code(0).stdout(contains("2 parts, round 2 of 2"));
     pair.run(&format!("compress {given} -o one")).code(0);
     assert!(fs::read(pair.path("one")).unwrap() == fs::read(pair.path("joined")).unwrap());
     for (line, code, words) in [
         (part("1/3", "", "x"), 2, "split.json has 2 parts"),
         (part("1/2", "--seed 3", "x"), 2, "another seed"),
         (part("1/2", "--surveys s1", "x"), 2, "join all parts"),
+        (part("1/2", "--dry-run", "x"), 2, "cannot be used with"),
         (part("1/2", "--force", "base/x"), 2, "lies in the base"),
         (part("1/2", "", "p1"), 2, "--force"),
         ("join p1 -o x".into(), 2, "part 2 of 2 is missing"),

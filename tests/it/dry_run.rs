@@ -181,3 +181,31 @@ fn failures_are_those_of_the_real_run() {
         assert_eq!(stderr(&told), stderr(&real), "{line}");
     }
 }
+
+/// Bytes of all files in a directory and those below it.
+fn bytes_in(dir: &Path) -> u64 {
+    contents(dir).values().filter_map(|(_, bytes)| Some(bytes.as_ref()?.len() as u64)).sum()
+}
+
+#[test]
+fn exports_say_the_most_they_take() {
+    let pair = Pair::with_archive();
+    let to = "export a.delta.zst --base base -o out --format";
+    for how in [
+        "hf-delta --leave-out-new",
+        "hf-delta --leave-out-new --encoding overwrite",
+        "peft --rank 2",
+        "peft --rank 2 --dtype bf16",
+    ] {
+        let told = dry(&pair, &format!("{to} {how}"), 0);
+        let real = pair.json(&format!("{to} {how}"), 0);
+        assert_eq!(told["directory"], real["directory"]);
+        let most = told["space"]["needed_bytes"].as_u64().unwrap();
+        assert!(bytes_in(&pair.path("out")) <= most, "{how}: {told}");
+        let there = pair.run(&format!("{to} {how} --dry-run")).code(2);
+        assert!(stderr(&there).contains("--force"), "{how}");
+        fs::remove_dir_all(pair.path("out")).unwrap();
+    }
+    pair.run("export a.delta.zst --base fine-tune -o out --format peft --dry-run").code(5);
+    pair.run("export a.delta.zst --format card --dry-run").code(2);
+}

@@ -44,6 +44,10 @@ pub(crate) struct Export {
     #[arg(long, value_name = "ORG/NAME")]
     pub(crate) base_model: Option<String>,
 
+    /// Check all that can be checked before, say what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
     #[command(flatten)]
     pub(crate) hf_delta: HfDeltaChoice,
 

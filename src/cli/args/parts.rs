@@ -9,7 +9,7 @@ pub(crate) struct Part {
     /// Make one part of a compress on several machines, as in 3/16: -o is then the part, and join makes the
     /// archive of all. With the options of plan --split
     #[arg(long, value_name = "I/N", value_parser = part, requires = "split",
-        conflicts_with_all = ["resume", "parity"])]
+        conflicts_with_all = ["resume", "parity", "dry_run"])]
     pub(crate) part: Option<(u32, u32)>,
 
     /// With --part: the file that plan --split wrote
@@ -30,6 +30,10 @@ pub(crate) struct Join {
     /// What to write: the archive of parts of the last round, of others what --surveys of the next takes
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+
+    /// Check all parts, say what would be written, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// The i-th of n parts, as `i/n`.

@@ -6,7 +6,7 @@
 //! (sgl-project/sglang, python/sglang/srt/weight_sync/local_checkpoint.py) and ModelExpress (ai-dynamo/modelexpress,
 //! modelexpress_client/python/modelexpress_rl/inference/receiver.py) read; tools/export tells which takes what.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use adler2::Adler32;
@@ -52,7 +52,7 @@ pub fn export_hf_delta(
     let started = Instant::now();
     settings.validate()?;
     options.validate()?;
-    let dir = output.join(format!("weight_v{:06}", settings.version));
+    let dir = directory(output, settings);
     let variant = Variant::open(archive, base, &dir, options)?;
     let new = check_patchable(&variant, settings)?;
     let files = files(&variant);
@@ -91,6 +91,11 @@ pub fn export_hf_delta(
     Ok(HfDeltaReport { elapsed_seconds: started.elapsed().as_secs_f64(), ..report })
 }
 
+/// The directory of a step.
+pub(super) fn directory(output: &Path, settings: &HfDelta) -> PathBuf {
+    output.join(format!("weight_v{:06}", settings.version))
+}
+
 /// What the index says of the step; receivers compare the numbers with what they have.
 fn metadata(settings: &HfDelta) -> Value {
     json!({
@@ -106,7 +111,7 @@ fn metadata(settings: &HfDelta) -> Value {
 ///
 /// # Errors
 /// `InvalidArgument` if there are such and they are not to be left out.
-fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Result<Vec<String>> {
+pub(super) fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Result<Vec<String>> {
     let mut new = Vec::new();
     for (i, t) in variant.stored.tensors.iter().enumerate() {
         if variant.twin(i).is_none() && settings.leave_out_new {
@@ -136,7 +141,7 @@ fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Result<Vec<Stri
 
 /// The tensors that may have changed, file by file: as in the fine-tune's own shards, cut where one would
 /// speak of too much.
-fn files(variant: &Variant<'_>) -> Vec<Vec<usize>> {
+pub(super) fn files(variant: &Variant<'_>) -> Vec<Vec<usize>> {
     let mut files: Vec<Vec<usize>> = Vec::new();
     let (mut shard, mut bytes) = (None, 0);
     for (i, t) in variant.stored.tensors.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! for a restore, and gone through tensor by tensor, in tiles.
 
 mod card;
+mod dry_run;
 mod hf_delta;
 mod peft;
 mod rows;
@@ -23,6 +24,7 @@ use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{Shift, load_shift};
 
 pub use card::model_card;
+pub use dry_run::{export_hf_delta_dry_run, export_peft_dry_run};
 pub use hf_delta::export_hf_delta;
 pub use peft::export_peft;
 pub use settings::{Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft};

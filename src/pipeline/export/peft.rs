@@ -102,7 +102,7 @@ pub fn export_peft(
 }
 
 /// The matrices that the adapter speaks of.
-fn taken<'a>(variant: &'a Variant<'a>, settings: &Peft) -> Result<Vec<Matrix<'a>>> {
+pub(super) fn taken<'a>(variant: &'a Variant<'a>, settings: &Peft) -> Result<Vec<Matrix<'a>>> {
     let stored = &variant.stored;
     let is_taken = |i: &usize| {
         let t = &stored.tensors[*i];
@@ -281,7 +281,7 @@ fn module(name: &str) -> &str {
 }
 
 /// Two matrices for each tensor: `lora_A`, rank by inputs, and `lora_B`, outputs by rank.
-fn layout(
+pub(super) fn layout(
     variant: &Variant<'_>,
     taken: &[Matrix<'_>],
     settings: &Peft,
@@ -304,7 +304,7 @@ fn layout(
 }
 
 /// Whether the fine-tune's configuration is of a model with weights the other way round.
-fn is_transposed(variant: &Variant<'_>) -> Result<bool> {
+pub(super) fn is_transposed(variant: &Variant<'_>) -> Result<bool> {
     let stored = &variant.stored;
     let found = stored.head.side_files.iter();
     let found = found.enumerate().find(|(_, f)| f.name == "config.json" && f.len <= MAX_CONFIG);

@@ -5,8 +5,9 @@ mod join;
 mod part;
 mod share;
 mod split;
+mod whole;
 
-pub use join::join;
+pub use join::{join, join_dry_run};
 pub use part::{PartOptions, compress_part};
 pub use split::split;
 
