@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use crate::archive::Origin;
 use crate::error::Result;
 use crate::inspect::stored_as;
 use crate::method::auto::NOISE_LEVEL;
@@ -23,8 +24,8 @@ use crate::report::{Forecast, TensorSummary};
 
 /// One tile in so many of a matrix is encoded, and at least one.
 const SAMPLE: u64 = 16;
-/// Of what is decided tile by tile at least so many, where one tile in `LARGE` of the model or more belongs to it:
-/// it may differ from place to place.
+/// Of what is decided tile by tile at least so many, where one tile in `LARGE` of the model or more belongs to it, or
+/// the base lacks some of its rows: it may differ from place to place.
 const LEAST: u64 = 4;
 const LARGE: u64 = 32;
 /// Encodes that one trial of a base shift's parameters takes as long as: it shifts the base by a vector that it
@@ -62,7 +63,11 @@ pub(crate) fn forecast_of(
     let opened = started.elapsed();
     let all = units(&inputs.pair, options.method.lossy());
     let n_tiles: u64 = all.iter().map(Unit::n_tiles).sum();
-    let units: Vec<Unit> = all.into_iter().flat_map(|unit| sample_of(unit, n_tiles)).collect();
+    let sampled = |unit: Unit| {
+        let is_large = is_large(inputs, &unit, n_tiles);
+        sample_of(unit, is_large)
+    };
+    let units: Vec<Unit> = all.into_iter().flat_map(sampled).collect();
     let sampled: u64 = units.iter().map(Unit::n_tiles).sum();
     let found = encode_sample(inputs, &units, options, observer)?;
     let tensors = summaries(inputs, &found);
@@ -187,16 +192,25 @@ pub(crate) fn take_sample(unit: &mut Unit) {
     unit.tiles = first..first + take;
 }
 
-/// The tiles of a unit that stand for it, in a model of `all` tiles. Those that are surveyed lie side by side, since what they have in
-/// common is decided for all of them; others are spread over the unit.
-fn sample_of(unit: Unit, all: u64) -> Vec<Unit> {
+/// Whether a unit has much to say in a model of so many tiles, or parts that have nothing in common.
+fn is_large(inputs: &Inputs, unit: &Unit, n_tiles: u64) -> bool {
+    let n_elements = inputs.ft.tensors()[unit.tensor].n_elements();
+    // Rows that the base lacks are whole.
+    let origin = &inputs.pair.items[unit.tensor].item.origin;
+    let is_grown = matches!(origin, Origin::Base { n_elements: n, .. } if *n < n_elements);
+    is_grown || unit.n_tiles() * LARGE >= n_tiles
+}
+
+/// The tiles of a unit that stand for it. Those that are surveyed lie side by side, since what they have in common is
+/// decided for all of them; others are spread over the unit, at least [`LEAST`] of them if it is large.
+fn sample_of(unit: Unit, is_large: bool) -> Vec<Unit> {
     if unit.n_surveys > 0 {
         let mut unit = unit;
         take_sample(&mut unit);
         return vec![unit];
     }
     let n = unit.n_tiles();
-    let least = if n * LARGE >= all { LEAST } else { 1 };
+    let least = if is_large { LEAST } else { 1 };
     let take = n.div_ceil(SAMPLE).max(n.min(least));
     let at = |i: u64| unit.tiles.start + (2 * i + 1) * n / (2 * take);
     (0..take).map(|i| Unit { tiles: at(i)..at(i) + 1, ..unit.clone() }).collect()
@@ -263,14 +277,14 @@ mod tests {
     fn a_sample_lies_inside_and_is_spread_where_nothing_is_surveyed() {
         for n in [1, 2, 3, 4, 5, 17, 64, 65, 1000] {
             let flat = Unit { tensor: 0, tiles: 7..7 + n, n_surveys: 0, is_kept: false };
-            let surveyed = sample_of(Unit { n_surveys: 2, ..flat.clone() }, n);
+            let surveyed = sample_of(Unit { n_surveys: 2, ..flat.clone() }, true);
             assert_eq!(surveyed.len(), 1);
             assert_eq!(surveyed[0].n_tiles(), n.div_ceil(SAMPLE));
             assert!(surveyed[0].tiles.start >= 7 && surveyed[0].tiles.end <= 7 + n);
 
-            let of_many = sample_of(flat.clone(), n * LARGE + 1);
+            let of_many = sample_of(flat.clone(), false);
             assert_eq!(of_many.len() as u64, n.div_ceil(SAMPLE));
-            let spread = sample_of(flat, n);
+            let spread = sample_of(flat, true);
             assert_eq!(spread.len() as u64, n.div_ceil(SAMPLE).max(n.min(LEAST)));
             assert!(spread.iter().all(|u| u.n_tiles() == 1 && u.tiles.end <= 7 + n));
             assert!(spread.windows(2).all(|pair| pair[0].tiles.end <= pair[1].tiles.start));
