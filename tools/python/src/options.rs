@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use delta_stream::{
     Auto, BaseShift, BaseVector, BitDelta, CompressOptions, Dare, DeltaDct, DeltaDq, Error,
-    EtaRule, GroupIndex, HubCache, MapChoice, Method, Parity, Policy, Quality, Rates, Resources, Rest,
-    RestoreOptions, Result, SignScale, Size, TraceOf, TraceReference, UltraDelta,
+    EtaRule, GroupIndex, HubCache, MapChoice, Method, Parity, Policy, Quality, Rates, Resources,
+    Rest, RestoreOptions, Result, SignScale, Size, TraceOf, TraceReference, UltraDelta,
 };
 use serde::Deserialize;
 
