@@ -92,7 +92,7 @@ def main():
     worst = (0, "nothing")
     with tempfile.TemporaryDirectory() as scratch:
         if args.bf16:
-            pairs += converted(pairs, Path(scratch))
+            pairs += list(converted(pairs, Path(scratch)))
         for pair in pairs:
             line(Path(pair[1]).name, COLUMNS)
             for options in filter(None, map(str.strip, lines)):
