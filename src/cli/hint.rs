@@ -12,8 +12,10 @@ const ALIKE: f64 = 0.6;
 
 /// What was probably meant, for the end of the error's line.
 pub(crate) fn of(verb: &Verb, kind: ErrorKind) -> Option<String> {
-    let near = match inputs(verb).into_iter().find(|path| fs::symlink_metadata(path).is_err()) {
-        Some(missing) => sibling(missing)?.display().to_string(),
+    // What is no path may be a name on the Hub, and need not be what went wrong.
+    let mut missing = inputs(verb).into_iter().filter(|path| fs::symlink_metadata(path).is_err());
+    let near = match missing.find_map(sibling) {
+        Some(near) => near.display().to_string(),
         None if kind == ErrorKind::InvalidArgument => variant(verb)?,
         None => return None,
     };
@@ -47,15 +49,14 @@ fn inputs(verb: &Verb) -> Vec<&Path> {
             out.push(&v.archive);
         }
         Verb::Plan(v) => add_pair(&mut out, &v.pair, &v.choice),
-        Verb::Restore(v) => out.extend([&*v.archive, &*v.base]),
-        Verb::Export(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
-        Verb::Report(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
-        Verb::Verify(v) => out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten()),
-        Verb::Recover(v) => {
-            out.extend([Some(&*v.archive), v.base.as_deref()].into_iter().flatten());
-        }
+        Verb::Restore(v) => add_archive(&mut out, &v.archive, Some(&v.base)),
+        Verb::Export(v) => add_archive(&mut out, &v.archive, v.base.as_deref()),
+        Verb::Report(v) => add_archive(&mut out, &v.archive, v.base.as_deref()),
+        Verb::Verify(v) => add_archive(&mut out, &v.archive, v.base.as_deref()),
+        Verb::Recover(v) => add_archive(&mut out, &v.archive, v.base.as_deref()),
         Verb::Compare(v) => {
-            out.extend([Some(&*v.a), Some(&*v.b), v.base.as_deref()].into_iter().flatten());
+            out.extend([&*v.a, &*v.b]);
+            out.extend(v.base.as_deref());
         }
         Verb::Inspect(v) => out.push(&v.archive),
         Verb::Remove(v) => out.push(&v.archive),
@@ -65,6 +66,11 @@ fn inputs(verb: &Verb) -> Vec<&Path> {
         Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) | Verb::MakePair(_) => {}
     }
     out
+}
+
+fn add_archive<'a>(out: &mut Vec<&'a Path>, archive: &'a Path, base: Option<&'a Path>) {
+    out.push(archive);
+    out.extend(base);
 }
 
 fn add_pair<'a>(out: &mut Vec<&'a Path>, pair: &'a Pair, choice: &'a Choice) {

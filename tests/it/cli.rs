@@ -83,6 +83,7 @@ fn errors_say_what_was_probably_meant() {
     fs::copy(pair.path("a.delta.zst"), pair.path("models.delta.zst")).unwrap();
     for (line, code, words) in [
         ("restore a.delta.zst --base base -o r --name smal", 2, "did you mean small?"),
+        ("restore a.delta.zst --base org/base -o r --name smal", 2, "did you mean small?"),
         ("inspect a.delta.zst --name SMALL", 2, "did you mean small?"),
         ("remove a.delta.zst --name smalll", 2, "did you mean small?"),
         ("restore a.delta.zst --base base -o r --tensor q_proj", 2, "did you mean *q_proj*?"),
