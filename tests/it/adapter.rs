@@ -349,9 +349,9 @@ fn names_on_the_hub_stand_for_paths_in_every_verb() -> Outcome {
     assert!(place.restore_against(base, &options)? == merged);
     assert!(delta_stream::compare(ft, ft, Some(base), &resources, &Silent)?.identical);
     // The program finds the cache by its environment.
-    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut program = crate::support::program();
     program.args(["verify", "-q", "--base", "org/base"]).arg(&place.archive);
-    program.env_remove("HF_HUB_CACHE").env("HUGGINGFACE_HUB_CACHE", &cache);
+    program.env("HUGGINGFACE_HUB_CACHE", &cache);
     assert!(program.output()?.status.success());
     let missing = program.env("HUGGINGFACE_HUB_CACHE", place.path("none")).output()?;
     assert_eq!(missing.status.code(), Some(2));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use delta_stream::PairShape;
 
 use crate::made::{Outcome, Place, Rng};
+use crate::support::program;
 
 /// Runs during which a file is cut, and during which one is written to.
 const RUNS: usize = 12;
@@ -19,7 +20,7 @@ fn pair() -> Outcome<Place> {
 }
 
 fn compress(place: &Place, io: &str) -> Outcome<Child> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut command = program();
     command.current_dir(place.path(""));
     command.args(["compress", "--shards", "ft", "--base", "base", "-o", "ft.delta.zst", "-q"]);
     command.args(["--method", "delta-dct", "--threads", "2", "--io", io]);

@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use delta_stream::DType;
 use predicates::prelude::*;
 use predicates::str::{contains, is_empty};
 use serde_json::Value;
 
-use crate::support::{Pair, assert_same_files, small, stderr, stdout};
+use crate::support::{Pair, assert_same_files, program, small, stderr, stdout};
 
 const COMPRESS: &str = "compress --shards fine-tune --base base";
 
@@ -331,7 +331,7 @@ fn restore_takes_a_selection_and_a_shard_size() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let pair = Pair::with_archive();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
+    let mut child = program()
         .args(["inspect", "a.delta.zst", "--tensors"])
         .current_dir(pair.path("."))
         .stdout(Stdio::piped())
@@ -350,7 +350,7 @@ fn a_reader_that_goes_away_is_no_error() {
 fn a_full_disk_under_stdout_is_an_error() {
     let pair = Pair::with_archive();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_delta-stream"))
+    let output = program()
         .args(["inspect", "a.delta.zst", "--json"])
         .current_dir(pair.path("."))
         .stdout(full)

@@ -1,7 +1,6 @@
 //! Readers beside a writer see one generation, whole, whatever it does meanwhile; who has to be alone is.
 
 use std::fs;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use delta_stream::{
@@ -10,6 +9,7 @@ use delta_stream::{
 };
 
 use crate::made::{Outcome, Place, Rng, alone, one_shard, read, twins, verify};
+use crate::support::program;
 
 /// Generations that the writer makes.
 const ROUNDS: usize = 200;
@@ -102,7 +102,7 @@ fn one_new_archive_has_one_writer() -> Outcome {
     let shape = delta_stream::PairShape::small().with_sizes(256, 688, 1024, 2);
     delta_stream::make_pair(&place.path(""), &shape, 2)?;
     let compress = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+        let mut command = program();
         command.current_dir(place.path(""));
         command.args(["compress", "--shards", "fine-tune", "--base", "base", "-o", "a.delta.zst"]);
         command.args(["--method", "lossless", "--force"]);

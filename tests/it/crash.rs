@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use delta_stream::{
 };
 
 use crate::made::{Files, Outcome, Place, Rng, alone, kill_after, one_shard, twins, verify};
+use crate::support::program;
 
 /// Kills of `append`, and of `compress`.
 const KILLS: (usize, usize) = (50, 10);
@@ -114,7 +114,7 @@ fn slow_pair() -> Outcome<Place> {
 /// Runs the program; kills it after `moment` unless it is done by then. Says whether it was done.
 fn run_for(place: &Place, verb: &str, name: &str, moment: Option<Duration>) -> Outcome<bool> {
     let flag = if verb == "append" { "--archive" } else { "-o" };
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut command = program();
     command
         .args([verb, "--method", "delta-dct", "--threads", "2", "-q", "--name", name, "--shards"])
         .arg(place.path("fine-tune"))

@@ -2,13 +2,13 @@
 //! minutes, so all but a few run only when asked for: `cargo test --test it kills -- --ignored --nocapture`.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use delta_stream::PairShape;
 
 use crate::cases::{ARCHIVE, Tree, committed, named, read_tree, write_tree};
 use crate::made::{Outcome, Place, Rng, kill_after};
+use crate::support::program;
 
 /// Kills of each verb.
 const KILLS: usize = 110;
@@ -32,7 +32,7 @@ struct Typed {
 /// Runs the program in `dir`; kills it after `moment` unless it is done by then. Says whether it was
 /// done.
 fn run(dir: &Path, args: &[String], moment: Option<Duration>) -> Outcome<bool> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut command = program();
     Ok(kill_after(command.args(args).current_dir(dir), moment)?.is_some())
 }
 

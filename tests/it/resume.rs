@@ -564,7 +564,7 @@ fn run_for(command: &mut Command, moment: Option<Duration>) -> Outcome<Option<se
 }
 
 fn program(place: &Place, verb: &str, line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut command = crate::support::program();
     command.current_dir(place.path("")).arg(verb).args(line.split_whitespace());
     command.args(["--base", "base", "--json", "-q", "--threads", "2", "--resume"]);
     command

@@ -43,11 +43,8 @@ impl Pair {
 
     /// The binary, to be run in the pair's directory with these words as arguments.
     pub(crate) fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
-        command
-            .current_dir(self.dir.path())
-            .args(line.split_whitespace())
-            .env_remove("RUST_BACKTRACE");
+        let mut command = Command::from(program());
+        command.current_dir(self.dir.path()).args(line.split_whitespace());
         command
     }
 
@@ -71,6 +68,20 @@ impl Pair {
         names.sort();
         names
     }
+}
+
+/// The binary, with nothing of the environment that it heeds: a machine that runs tests may ask for colour, backtraces or
+/// a cache of models.
+pub(crate) fn program() -> std::process::Command {
+    bare(env!("CARGO_BIN_EXE_delta-stream"))
+}
+
+/// A program that gets as much of the environment as it takes to run.
+pub(crate) fn bare(program: &str) -> std::process::Command {
+    let kept = ["PATH", "HOME", "TMPDIR"];
+    let mut command = std::process::Command::new(program);
+    command.env_clear().envs(kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
 }
 
 pub(crate) fn small() -> PairShape {

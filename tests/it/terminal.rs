@@ -1,23 +1,21 @@
 //! What goes to a terminal: a bar with its stage, and nothing of it where none is wanted. Skipped where there is no
 //! `script`, which makes a terminal up.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use crate::support::{Pair, small};
+use crate::support::{Pair, bare, small};
 
 const COMPRESS: &str = "compress --shards fine-tune --base base -o a.delta.zst --force";
 
 /// What a run shows on a made-up terminal, standard output included.
 fn shown(pair: &Pair, line: &str, env: &[(&str, &str)]) -> Option<String> {
     let program = env!("CARGO_BIN_EXE_delta-stream");
-    let mut command = Command::new("script");
+    let mut command = bare("script");
     command
         .args(["-qec", &format!("{program} {line}"), "/dev/null"])
         .current_dir(pair.path(""))
         .stdin(Stdio::null())
         .env("TERM", "xterm")
-        .env_remove("NO_COLOR")
-        .env_remove("HF_HUB_DISABLE_PROGRESS_BARS")
         .envs(env.iter().copied());
     let Ok(done) = command.output() else {
         println!("no script here, so no terminal");

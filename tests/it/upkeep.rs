@@ -4,7 +4,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use crate::forge::{BLOB, HEAD, SEAL, TILE, frames, u32_at};
 use crate::made::{
     After, Files, Outcome, Place, Rng, alone, kill_after, kind_of, one_shard, tensor, twins, verify,
 };
+use crate::support::program;
 
 /// Kills of `compact`.
 const KILLS: usize = 20;
@@ -380,7 +380,7 @@ fn compact_killed_at_any_moment() -> Outcome {
 /// Compacts with the program; kills it after `moment`. Says whether it was done, and how long it ran.
 fn run_for(archive: &Path, moment: Option<Duration>) -> Outcome<(bool, Duration)> {
     let started = Instant::now();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_delta-stream"));
+    let mut command = program();
     let done = kill_after(command.args(["compact", "-q"]).arg(archive), moment)?;
     Ok((done.is_some(), started.elapsed()))
 }
