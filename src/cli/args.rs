@@ -374,7 +374,7 @@ pub(crate) struct Plan {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Instead of a forecast, share the compress out among so many parts: compress --split FILE --part I/N
+    /// Instead of a forecast, share the compress out among so many parts: compress --plan FILE --part I/N
     /// makes each, on any machine, and join makes the archive of them
     #[arg(long, value_name = "N")]
     pub(crate) split: Option<u32>,
@@ -515,9 +515,8 @@ mod tests {
             "plan --shards f --base b --method best",
             "plan --shards f --base b --name v",
             "compress --shards f --base b -o a --part 1/2",
-            "compress --shards f --base b -o a --split s",
-            "compress --shards f --base b -o a --split s --part 3/2",
-            "compress --shards f --base b -o a --split s --part 1/2 --resume",
+            "compress --shards f --base b -o a --plan s --part 3/2",
+            "compress --shards f --base b -o a --plan s --part 1/2 --resume",
             "compress --shards f --base b -o a --surveys s",
             "join -o a",
             "join a",

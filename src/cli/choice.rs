@@ -126,6 +126,16 @@ fn refuse_foreign(choice: &Choice) -> Result<()> {
 }
 
 fn auto(choice: &Choice) -> Result<Auto> {
+    let sizes = [
+        ("--bits", choice.bits.is_some()),
+        ("--ratio", choice.ratio.is_some()),
+        ("--max-size", choice.max_size.is_some()),
+        ("--quality", choice.quality.is_some()),
+    ];
+    if let (Some(_), Some((flag, _))) = (&choice.plan, sizes.iter().find(|(_, given)| *given)) {
+        let text = format!("{flag} cannot be used with --plan, which has the rate of every matrix");
+        return Err(Error::invalid_argument(text));
+    }
     let size = match (choice.bits, choice.ratio, choice.max_size, choice.quality) {
         (Some(bits), ..) => Size::Bits(bits),
         (_, Some(ratio), ..) => Size::Ratio(ratio),
@@ -143,7 +153,9 @@ fn rate_plan(file: &Path) -> Result<RatePlan> {
     /// All a forecast says but its plan is ignored.
     #[derive(serde::Deserialize)]
     struct Planned {
-        plan: RatePlan,
+        plan: Option<RatePlan>,
+        /// Of a plan that shares a compress out.
+        parts: Option<u32>,
     }
     let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
     let planned: Planned = serde_json::from_str(&text).map_err(|e| {
@@ -153,7 +165,13 @@ fn rate_plan(file: &Path) -> Result<RatePlan> {
         );
         Error::invalid_argument(text).with_source(e)
     })?;
-    Ok(planned.plan)
+    planned.plan.ok_or_else(|| {
+        let of = match planned.parts {
+            Some(n) => format!("shares a compress out; say which part: --part I/{n}"),
+            None => "has no rates, since it is of another method than auto".to_owned(),
+        };
+        Error::invalid_argument(format!("{} {of}", file.display()))
+    })
 }
 
 /// Bits of a code, where a fraction means nothing.

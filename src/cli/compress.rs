@@ -9,8 +9,8 @@ use crate::cli::resolve::Context;
 use crate::cli::{parts, repair};
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
-    if let (Some(part), Some(split)) = (verb.part.part, &verb.part.split) {
-        return parts::part(verb, part, split, context);
+    if let (Some(part), Some(plan)) = (verb.part.part, &verb.choice.plan) {
+        return parts::part(verb, part, plan, context);
     }
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;

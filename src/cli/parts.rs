@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use delta_stream::{Error, JoinReport, PartOptions, PartReport, Result, Split};
+use delta_stream::{Error, JoinReport, Method, PartOptions, PartReport, Result, Split};
 
-use crate::cli::args;
+use crate::cli::args::{self, Choice};
 use crate::cli::dry_run;
 use crate::cli::output::{
     Columns, Facts, Outcome, count, exact_size, json, listed, relative, size,
@@ -27,7 +27,7 @@ pub(crate) fn split(verb: &args::Plan, n: u32, context: &Context) -> Result<Outc
     Ok(Outcome::Done)
 }
 
-/// `compress --part i/n --split FILE`.
+/// `compress --part i/n --plan FILE`.
 pub(crate) fn part(
     verb: &args::Compress,
     (part, of): (u32, u32),
@@ -35,8 +35,13 @@ pub(crate) fn part(
     context: &Context,
 ) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
-    let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
     let split = read_split(file)?;
+    // The file says who works on what and, where auto was given some, the rates too.
+    let choice = Choice { plan: None, ..verb.choice.clone() };
+    let mut options = context.compress_options(&choice, verb.name.as_deref())?;
+    if let Method::Auto(method) = options.method {
+        options.method = Method::Auto(method.with_plan(split.plan.clone()));
+    }
     if split.parts != of {
         let text = format!("--part {part}/{of}: {} has {} parts", file.display(), split.parts);
         return Err(Error::invalid_argument(text));
@@ -62,7 +67,7 @@ fn read_split(file: &Path) -> Result<Split> {
     let text = std::fs::read_to_string(file).map_err(|e| Error::io("read", file, e))?;
     serde_json::from_str(&text).map_err(|e| {
         let text = format!(
-            "{} is no split; write one with: delta-stream plan --split N -o FILE",
+            "{} is no plan of parts; write one with: delta-stream plan --split N -o FILE",
             file.display()
         );
         Error::invalid_argument(text).with_source(e)

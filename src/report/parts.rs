@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::method::RatePlan;
 use crate::report::Space;
 
 /// How a compress is shared out: what `plan --split` writes and every part is given.
@@ -28,6 +29,9 @@ pub struct Split {
     /// What was decided before the first tile, where a method has such.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settled: Option<Settled>,
+    /// Rates that `auto` was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<RatePlan>,
     /// Bytes of the fine-tune's shards and side files.
     pub fine_tuned_bytes: u64,
     /// The share of each part.

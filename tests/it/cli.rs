@@ -393,13 +393,51 @@ fn pairs_of_any_size_can_be_made() {
 }
 
 #[test]
+fn rates_that_were_given_go_with_the_plan_of_parts() {
+    let pair = Pair::with_archive();
+    let given = "--shards fine-tune --base base --name small";
+    pair.run(&format!("plan {given} --bits 0.5 -o x")).code(2);
+    pair.run("plan --shards fine-tune --base base --bits 0.5 -o rates.json").success();
+    let split = pair.json(&format!("plan {given} --plan rates.json --split 2 -o plan.json"), 0);
+    assert!(split["plan"]["matrices"].is_array(), "{split}");
+    let part = |i, more: &str, output: &str| {
+        format!("compress {given} --plan plan.json --part {i}/2 {more} -o {output}{i}")
+    };
+    for i in [1, 2] {
+        // The last --plan counts, so a script may pass options on.
+        pair.run(&part(i, "", "s").replace("--plan", "--plan rates.json --plan")).success();
+    }
+    pair.run("join s1 s2 -o s").success();
+    for i in [1, 2] {
+        pair.run(&part(i, "--surveys s", "p")).success();
+    }
+    pair.run("join p1 p2 -o joined").success();
+    for plan in ["rates.json", "plan.json"] {
+        pair.run(&format!("compress {given} --plan {plan} -o one --force")).success();
+        assert!(fs::read(pair.path("one")).unwrap() == fs::read(pair.path("joined")).unwrap());
+    }
+    pair.run(&format!("plan {given} --split 2 -o parts.json")).success();
+    for (more, words) in [
+        ("--plan parts.json", "shares a compress out; say which part: --part I/2"),
+        ("--plan rates.json --part 1/2", "no plan of parts"),
+        ("--plan rates.json --bits 1", "--bits cannot be used with --plan"),
+        ("--plan parts.json --part 1/2 --bits 0.25", "other settings"),
+        ("--part 1/2", "--plan"),
+    ] {
+        let line = format!("compress {given} {more} -o x");
+        pair.run(&line).code(2).stdout(is_empty()).stderr(contains(words));
+        assert!(!pair.path("x").exists(), "{line}");
+    }
+}
+
+#[test]
 fn a_compress_in_parts_is_joined_by_its_verbs() {
     let pair = Pair::with_archive();
     let given = "--shards fine-tune --base base --name small --method ultradelta";
-    let split = pair.json(&format!("plan {given} --split 2 -o split.json"), 0);
+    let split = pair.json(&format!("plan {given} --split 2 -o plan.json"), 0);
     assert_eq!((&split["parts"], &split["rounds"]), (&2.into(), &2.into()));
     let part = |part: &str, more: &str, output: &str| {
-        format!("compress {given} --split split.json --part {part} {more} -o {output}")
+        format!("compress {given} --plan plan.json --part {part} {more} -o {output}")
     };
     for i in [2, 1] {
         let report = pair.json(&part(&format!("{i}/2"), "", &format!("s{i}")), 0);
@@ -422,7 +460,7 @@ fn a_compress_in_parts_is_joined_by_its_verbs() {
     pair.run(&format!("compress {given} -o one")).code(0);
     assert!(fs::read(pair.path("one")).unwrap() == fs::read(pair.path("joined")).unwrap());
     for (line, code, words) in [
-        (part("1/3", "", "x"), 2, "split.json has 2 parts"),
+        (part("1/3", "", "x"), 2, "plan.json has 2 parts"),
         (part("1/2", "--seed 3", "x"), 2, "another seed"),
         (part("1/2", "--surveys s1", "x"), 2, "join all parts"),
         (part("1/2", "--dry-run", "x"), 2, "cannot be used with"),
@@ -434,15 +472,16 @@ fn a_compress_in_parts_is_joined_by_its_verbs() {
         ("restore p1 --base base -o x".into(), 2, "join"),
         (format!("plan {given} --split 0"), 2, "out of range"),
         (
-            "compress --shards fine-tune --base base -o x --split fine-tune/config.json --part 1/2"
+            "compress --shards fine-tune --base base -o x --plan fine-tune/config.json --part 1/2"
                 .into(),
             2,
-            "no split",
+            "no plan of parts",
         ),
     ] {
         pair.run(&line).code(code).stdout(is_empty()).stderr(contains(words));
         assert!(!pair.path("x").exists(), "{line}");
     }
+    pair.run(&format!("compress {given} -o x --plan plan.json")).code(2).stderr(contains("--plan"));
     let mut bytes = fs::read(pair.path("p2")).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

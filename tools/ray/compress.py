@@ -95,23 +95,24 @@ class Job:
     def program(self, verb, *rest):
         return [self.given.program, verb, *rest]
 
-    def split(self):
+    def plan(self):
         """Shares the work out, unless an earlier job did that; returns the file and what it says."""
-        file = self.work / "split.json"
+        file = self.work / "plan.json"
         if not file.exists():
             parts = ["--split", str(self.given.parts), "-o", f"{file}.new", "--force"]
             ray.get(self.once.remote(self.program("plan", *self.pair, *parts, *self.common)))
             os.replace(f"{file}.new", file)
-        split = json.loads(file.read_text())
-        if split["parts"] != self.given.parts:
-            raise SystemExit(f"{file} is of {split['parts']} parts; give --parts {split['parts']}, or remove {self.work}")
-        return file, split
+        plan = json.loads(file.read_text())
+        if plan["parts"] != self.given.parts:
+            raise SystemExit(f"{file} is of {plan['parts']} parts; give --parts {plan['parts']}, or remove {self.work}")
+        return file, plan
 
-    def round(self, number, split, surveys):
+    def round(self, number, plan, surveys):
         """Makes the parts of a round that are not there; returns all."""
         n = self.given.parts
         parts = [self.work / f"round-{number}.part-{i}-of-{n}" for i in range(1, n + 1)]
-        line = self.program("compress", *self.pair, "--split", str(split), *self.common)
+        # The last --plan counts: rates that were given with one are in this file.
+        line = self.program("compress", *self.pair, *self.common, "--plan", str(plan))
         line += ["--surveys", str(surveys)] if surveys else []
         jobs = {}
         for i, part in enumerate(parts, 1):
@@ -136,10 +137,10 @@ class Job:
         if output.exists() and not force:
             raise SystemExit(f"{output} exists; choose another file, or --force to replace it")
         self.work.mkdir(parents=True, exist_ok=True)
-        split, plan = self.split()
+        file, plan = self.plan()
         surveys, made = None, []
         for number in range(1, plan["rounds"] + 1):
-            parts = self.round(number, split, surveys)
+            parts = self.round(number, file, surveys)
             made += parts
             if number < plan["rounds"]:
                 surveys = self.work / f"round-{number}.surveys"

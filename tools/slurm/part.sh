@@ -11,7 +11,8 @@ part=$SLURM_ARRAY_TASK_ID
 surveys=()
 if [ "$round" -gt 1 ]; then surveys=(--surveys "$work/round-$((round - 1)).surveys"); fi
 
-# Replaces what an attempt before it made: a part is there whole or not at all.
-exec "${DELTA_STREAM:-delta-stream}" compress --shards "$ft" --base "$base" --split "$work/split.json" \
+# Replaces what an attempt before it made: a part is there whole or not at all. The last --plan counts: rates that were
+# given with one are in this file.
+exec "${DELTA_STREAM:-delta-stream}" compress --shards "$ft" --base "$base" "$@" --plan "$work/plan.json" \
     --part "$part/$parts" "${surveys[@]}" -o "$work/round-$round.part-$part-of-$parts" --force \
-    --threads "${SLURM_CPUS_PER_TASK:-1}" --max-memory 512MiB --quiet "$@"
+    --threads "${SLURM_CPUS_PER_TASK:-1}" --max-memory 512MiB --quiet

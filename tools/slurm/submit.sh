@@ -16,8 +16,8 @@ export DELTA_STREAM=${DELTA_STREAM:-delta-stream}
 work=$archive.parts
 mkdir -p "$work"
 
-"$DELTA_STREAM" plan --shards "$ft" --base "$base" --split "$parts" -o "$work/split.json" --force --quiet "$@" >&2
-rounds=$(sed -E 's/.*"rounds":([0-9]+).*/\1/' "$work/split.json")
+"$DELTA_STREAM" plan --shards "$ft" --base "$base" --split "$parts" -o "$work/plan.json" --force --quiet "$@" >&2
+rounds=$(sed -E 's/.*"rounds":([0-9]+).*/\1/' "$work/plan.json")
 
 job=
 for round in $(seq "$rounds"); do

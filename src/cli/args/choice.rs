@@ -8,7 +8,7 @@ use delta_stream::{Allocation, TraceReference};
 use crate::cli::values::{GroupSize, size};
 
 /// Which method, its settings, and which tensors it may touch.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Method options")]
 pub(crate) struct Choice {
     /// What decides and what is lost
@@ -32,8 +32,9 @@ pub(crate) struct Choice {
     #[arg(long, value_enum, group = "size")]
     pub(crate) quality: Option<QualityName>,
 
-    /// auto: the rates of a plan (plan -o FILE), which may be edited, instead of a size
-    #[arg(long, value_name = "FILE", group = "size")]
+    /// auto: the rates of a plan (plan -o FILE), which may be edited, instead of a size. With compress --part,
+    /// whatever the method: the plan that shares it out (plan --split N -o FILE)
+    #[arg(long, value_name = "FILE", overrides_with = "plan")]
     pub(crate) plan: Option<PathBuf>,
 
     /// delta-dct: side of a patch, one of 8, 16, 32, 64 [default: 16]

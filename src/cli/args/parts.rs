@@ -6,15 +6,11 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Parts")]
 pub(crate) struct Part {
-    /// Make one part of a compress on several machines, as in 3/16: -o is then the part, and join makes the
-    /// archive of all. With the options of plan --split
-    #[arg(long, value_name = "I/N", value_parser = part, requires = "split",
+    /// Make one part of a compress on several machines, as in 3/16: --plan is what plan --split wrote, -o the
+    /// part, and join makes the archive of all. With the options of that plan
+    #[arg(long, value_name = "I/N", value_parser = part, requires = "plan",
         conflicts_with_all = ["resume", "parity", "dry_run"])]
     pub(crate) part: Option<(u32, u32)>,
-
-    /// With --part: the file that plan --split wrote
-    #[arg(long, value_name = "FILE", requires = "part")]
-    pub(crate) split: Option<PathBuf>,
 
     /// With --part: what the parts of the round before found, joined; none in the first round
     #[arg(long, value_name = "FILE", requires = "part")]

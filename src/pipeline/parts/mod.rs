@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
-use crate::method::{LossyMethod, Method};
+use crate::method::{LossyMethod, Method, RatePlan};
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::CompressOptions;
 use crate::report::Settled;
@@ -42,6 +42,14 @@ fn joint_passes(options: &CompressOptions) -> &'static [usize] {
     options.method.lossy().map_or(&[], LossyMethod::joint_passes)
 }
 
+/// Rates that were given to `auto`.
+fn given_rates(method: &Method) -> Option<&RatePlan> {
+    match method {
+        Method::Auto(method) => method.plan.as_ref(),
+        _ => None,
+    }
+}
+
 /// A hash of all that decides what the archive will have: files, settings, what was settled, version. Of
 /// options with that put in.
 fn identity(inputs: &Inputs, options: &CompressOptions, values: Option<&Settled>) -> Result<u128> {
@@ -49,11 +57,7 @@ fn identity(inputs: &Inputs, options: &CompressOptions, values: Option<&Settled>
     let mut add = |bytes: &[u8]| hash.update(&xxh3_128(bytes).to_le_bytes());
     add(&inputs.head(options).to_bytes()?);
     // Rates that are given are in no setting.
-    let rates = match &options.method {
-        Method::Auto(method) => method.plan.as_ref(),
-        _ => None,
-    };
-    add(format!("{rates:?}").as_bytes());
+    add(format!("{:?}", given_rates(&options.method)).as_bytes());
     add(format!("{values:?}").as_bytes());
     add(&fingerprint(&inputs.ft, &inputs.ft_source)?.to_le_bytes());
     add(&fingerprint(&inputs.base, &inputs.base_source)?.to_le_bytes());

@@ -8,7 +8,7 @@ use crate::pipeline::choose::{settle, settled_values};
 use crate::pipeline::inputs::{Inputs, TOOL};
 use crate::pipeline::options::{CompressOptions, Observer};
 use crate::pipeline::parts::share::shares;
-use crate::pipeline::parts::{check, identity, joint_passes};
+use crate::pipeline::parts::{check, given_rates, identity, joint_passes};
 use crate::report::{Share, Split};
 
 /// Most parts: each one is a file that a join has to look at.
@@ -54,6 +54,7 @@ pub fn split(
         parts,
         rounds: joint_passes(&settled).len() as u32 + 1,
         settled: values,
+        plan: given_rates(&options.method).cloned(),
         fine_tuned_bytes: inputs.fine_tuned_bytes(),
         shares,
     })
