@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Draws a page of `delta-stream report` as people see it: python3 shots.py PAGE DIRECTORY [HEIGHT]."""
+"""Draws a page of `delta-stream report` as people see it, to the end of its first variant, which has every panel there
+is: python3 shots.py PAGE DIRECTORY."""
 
 import sys
 from pathlib import Path
@@ -15,13 +16,14 @@ VIEWS = {
 
 def main():
     page, directory = sys.argv[1], Path(sys.argv[2])
-    height = int(sys.argv[3]) if len(sys.argv) > 3 else None
     path = browser.find()
     if not path:
         sys.exit("there is no Chromium; CHROMIUM names one")
     with browser.Browser(path) as chromium:
         for name, view in VIEWS.items():
-            chromium.open(page, **view).draw(directory / f"report-{name}.png", height)
+            shown = chromium.open(page, **view)
+            end = shown.value("document.querySelector('section.variant').getBoundingClientRect().bottom + scrollY")
+            shown.draw(directory / f"report-{name}.png", round(end))
 
 
 if __name__ == "__main__":

@@ -51,11 +51,11 @@ pub(super) fn render(found: &Found) -> delta_stream::Result<String> {
                 (head)
                 main {
                     (sizes)
+                    (integrity)
                     (sections)
                     @if n_left_out > 0 {
                         p.panel { (n_left_out) " more variants are not drawn here; --name V draws one of them." }
                     }
-                    (integrity)
                 }
                 footer { p { "Made by delta-stream " (env!("CARGO_PKG_VERSION")) " from the archive alone. Ratios and errors are explained in its README." } }
                 div #tip role="status" hidden {}
