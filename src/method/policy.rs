@@ -87,7 +87,8 @@ fn is_block_linear(name: &str, rank: usize) -> bool {
     let in_block = name.split('.').any(|part| part.parse::<u32>().is_ok());
     // CLIP names its fused projection `in_proj_weight`; stacked experts often have no suffix.
     let weight = name.ends_with("weight") || rank == 3;
-    let lower = name.to_ascii_lowercase();
+    // A position-wise feed-forward layer is linear, and has no table of positions.
+    let lower = name.to_ascii_lowercase().replace("positionwise", "").replace("position_wise", "");
     in_block && weight && !NOT_LINEAR.iter().any(|word| lower.contains(word))
 }
 
@@ -104,6 +105,9 @@ mod tests {
             ("transformer.h.1.attn.c_attn.weight", &[64, 192], true),
             ("model.layers.0.mlp.experts.gate_up_proj", &[8, 64, 64], true),
             ("visual.transformer.resblocks.4.attn.in_proj_weight", &[192, 64], true),
+            ("encoder.layers.2.positionwise_feedforward.w_1.weight", &[64, 64], true),
+            ("encoder.layers.2.position_wise_ffn.fc1.weight", &[64, 64], true),
+            ("decoder.layers.0.position_table.weight", &[512, 64], false),
             ("model.embed_tokens.weight", &[99, 64], false),
             ("lm_head.weight", &[99, 64], false),
             ("model.layers.0.input_layernorm.weight", &[64], false),
