@@ -3,7 +3,8 @@
 //! Context lines read from the outside in: what the user asked, the file, the tensor, the fault.
 
 use std::fmt;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 /// Shorthand for results of this library.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -30,6 +31,28 @@ pub enum ErrorKind {
     Interrupted,
 }
 
+/// What was asked for and is not there, and what is. Something of nearly the same name may have been meant.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// A path; what is there, its directory says.
+    Path(PathBuf),
+    /// A variant of an archive, and the names of those that it holds.
+    Variant {
+        /// As it was asked for.
+        asked: String,
+        /// Oldest first.
+        held: Vec<String>,
+    },
+    /// A model that is no local path and not in the Hub's local cache either, and those that are there.
+    Model {
+        /// As it was asked for, with its revision.
+        asked: PathBuf,
+        /// In the order of their names, without revisions.
+        cached: Vec<String>,
+    },
+}
+
 /// An error with its kind, context and source.
 #[derive(Debug)]
 pub struct Error {
@@ -37,12 +60,13 @@ pub struct Error {
     /// Innermost first; shown outermost first.
     context: Vec<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    missing: Option<Box<Missing>>,
 }
 
 impl Error {
     /// An error of `kind` with a message that names the fault and the remedy.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, context: vec![message.into()], source: None }
+        Self { kind, context: vec![message.into()], source: None, missing: None }
     }
 
     /// A value the caller chose is out of its legal range.
@@ -77,11 +101,14 @@ impl Error {
     }
 
     /// A failed system call on `path`; `action` says what was tried ("open", "write").
-    pub fn io(action: &str, path: &Path, source: std::io::Error) -> Self {
+    pub fn io(action: &str, path: &Path, source: io::Error) -> Self {
+        use io::ErrorKind::{NotADirectory, NotFound};
+        let is_missing = matches!(source.kind(), NotFound | NotADirectory);
         Self {
             kind: ErrorKind::Io,
             context: vec![format!("cannot {action} {}", path.display())],
             source: Some(Box::new(source)),
+            missing: is_missing.then(|| Box::new(Missing::Path(path.to_owned()))),
         }
     }
 
@@ -105,6 +132,18 @@ impl Error {
     ) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Says what is missing, where it is about that.
+    #[must_use]
+    pub(crate) fn with_missing(mut self, missing: Missing) -> Self {
+        self.missing = Some(Box::new(missing));
+        self
+    }
+
+    /// What is missing, where it is about that.
+    pub fn missing(&self) -> Option<&Missing> {
+        self.missing.as_deref()
     }
 
     /// Whether it says that an archive is damaged or not understood.
@@ -157,5 +196,18 @@ mod tests {
         let e = Error::corrupt("length 9 exceeds the file").context("frame 3 at offset 64");
         assert_eq!(e.to_string(), "frame 3 at offset 64: length 9 exceeds the file");
         assert_eq!(e.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_path_is_missing_only_where_the_system_says_so() {
+        for (kind, is_missing) in [
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::NotADirectory, true),
+            (io::ErrorKind::PermissionDenied, false),
+        ] {
+            let e = Error::io("open", Path::new("a/b"), kind.into()).context("base");
+            let missing = is_missing.then(|| Missing::Path("a/b".into()));
+            assert_eq!(e.missing(), missing.as_ref(), "{kind}");
+        }
     }
 }

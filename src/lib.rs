@@ -106,7 +106,7 @@ pub use checkpoint::faults;
 pub use checkpoint::{
     Checkpoint, HubCache, IoMode, MapChoice, Shard, SideFile, SideFiles, SkippedFile, TensorInfo,
 };
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Missing, Result};
 pub use method::{
     Allocation, Auto, BaseShift, BaseVector, BitDelta, Custom, CustomMethod, CustomTile, Dare,
     DeltaDct, DeltaDq, EtaRule, GroupIndex, MatrixRate, Method, Policy, Quality, RatePlan, Rates,

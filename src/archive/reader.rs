@@ -15,7 +15,7 @@ use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::{FrameStore, MAX_STORED_LEN};
 use crate::checkpoint::{INDEX_NAME, MapChoice, NameSet, TensorInfo, parse_header, shown};
 use crate::codec::MAX_SIDE;
-use crate::error::{Error, Result, ResultExt};
+use crate::error::{Error, Missing, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
 use crate::tensor::Tiling;
 
@@ -118,12 +118,17 @@ impl Archive {
             (Some(name), ..) => self.index.variants().find(|v| v.name == name),
         };
         entry.ok_or_else(|| {
-            let names = self.index.variants().map(|v| shown(&v.name).to_string());
-            let names: Vec<_> = names.collect();
+            let all: Vec<_> = self.index.variants().map(|v| v.name.clone()).collect();
+            let names: Vec<_> = all.iter().map(|name| shown(name).to_string()).collect();
             let asked =
                 name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
             let held = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            Error::invalid_argument(format!("{}: {asked}; it holds: {held}", self.context()))
+            let text = format!("{}: {asked}; it holds: {held}", self.context());
+            let error = Error::invalid_argument(text);
+            match name.map(str::to_owned) {
+                Some(asked) => error.with_missing(Missing::Variant { asked, held: all }),
+                None => error,
+            }
         })
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::discover::{self, is_weights};
 use crate::checkpoint::names::check_plain_name;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Missing, Result};
 
 /// The revision that is meant where none is given.
 const DEFAULT_REVISION: &str = "main";
@@ -85,7 +85,10 @@ impl HubCache {
             Lookup::Missing(why) if name.revision.is_none() && has_parent(input) => {
                 Error::io("open", input, io::ErrorKind::NotFound.into()).context(why)
             }
-            Lookup::Missing(why) => Error::invalid_argument(why),
+            Lookup::Missing(why) => {
+                let (asked, cached) = (input.to_owned(), self.others(&name));
+                Error::invalid_argument(why).with_missing(Missing::Model { asked, cached })
+            }
             Lookup::Failed(error) => error,
         })?;
         check_whole(&snapshot, &name)?;
@@ -109,6 +112,14 @@ impl HubCache {
             Some(commit) => Ok(snapshots.join(commit)),
             None => Err(self.missing(name, &model, &commits)),
         }
+    }
+
+    /// Names of the models in it, but for this one: what is missing of it is a revision. What cannot be read is
+    /// left out: this is for a message.
+    fn others(&self, name: &HubName<'_>) -> Vec<String> {
+        let dirs = entries(&self.dir).unwrap_or_default();
+        let models = dirs.iter().filter_map(|dir| dir.strip_prefix(MODEL_PREFIX));
+        models.map(|model| model.replace("--", "/")).filter(|model| model != name.id).collect()
     }
 
     /// Says where a name was looked for, which revisions are there, and how to get it.

@@ -3,23 +3,37 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use delta_stream::ErrorKind;
+use delta_stream::{Error, Missing};
 
 use crate::cli::args::{Choice, Pair, Verb};
 
 /// How alike two names have to be, 0 to 1.
 const ALIKE: f64 = 0.6;
 
-/// What was probably meant, for the end of the error's line.
-pub(crate) fn of(verb: &Verb, kind: ErrorKind) -> Option<String> {
-    // What is no path may be a name on the Hub, and need not be what went wrong.
-    let mut missing = inputs(verb).into_iter().filter(|path| fs::symlink_metadata(path).is_err());
-    let near = match missing.find_map(sibling) {
-        Some(near) => near.display().to_string(),
-        None if kind == ErrorKind::InvalidArgument => variant(verb)?,
-        None => return None,
+/// What was probably meant instead of what the error says is missing, for the end of its line.
+pub(crate) fn of(verb: &Verb, error: &Error) -> Option<String> {
+    // Files that were not typed, as those of a checkpoint, have siblings that nobody means.
+    let typed = |path: &Path| inputs(verb).contains(&path).then(|| sibling(path)).flatten();
+    let near = match error.missing()? {
+        Missing::Path(path) => typed(path)?.display().to_string(),
+        Missing::Variant { asked, held } => near(asked, held)?.to_owned(),
+        Missing::Model { asked, cached } => match near(model(asked), cached) {
+            Some(near) => near.to_owned(),
+            None => typed(asked)?.display().to_string(),
+        },
+        _ => return None,
     };
     Some(format!("; did you mean {near}?"))
+}
+
+/// The name of a model on the Hub without its revision.
+fn model(asked: &Path) -> &str {
+    let text = asked.to_str().unwrap_or_default();
+    text.split_once('@').map_or(text, |(id, _)| id)
+}
+
+fn near<'a>(asked: &str, names: &'a [String]) -> Option<&'a str> {
+    nearest(asked, names.iter().map(String::as_str))
 }
 
 /// The name of those that is most like the one asked for, if one is.
@@ -110,26 +124,6 @@ fn nearest_file<'a>(wrong: &str, names: &'a [String]) -> Option<&'a str> {
         return all().find(|name| same(name) && &name[..stem(name)] == near);
     }
     nearest(wrong, all().filter(|name| !same(name)))
-}
-
-/// A variant that the archive has instead of the one asked for.
-fn variant(verb: &Verb) -> Option<String> {
-    let (archive, name) = match verb {
-        Verb::Restore(v) => (&v.archive, v.name.as_ref()),
-        Verb::Export(v) => (&v.archive, v.name.as_ref()),
-        Verb::Inspect(v) => (&v.archive, v.name.as_ref()),
-        Verb::Report(v) => (&v.archive, v.name.as_ref()),
-        Verb::Verify(v) => (&v.archive, v.name.as_ref()),
-        Verb::Remove(v) => (&v.archive, Some(&v.name)),
-        _ => return None,
-    };
-    let name = name?;
-    let held = delta_stream::inspect(archive, None, false).ok()?.variants;
-    let names = || held.iter().map(|v| v.name.as_str());
-    if names().any(|held| held == name) {
-        return None;
-    }
-    nearest(name, names()).map(str::to_owned)
 }
 
 #[cfg(test)]

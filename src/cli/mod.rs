@@ -51,7 +51,7 @@ pub(crate) fn run() -> ExitCode {
     match dispatch(&args) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(e) => {
-            let hint = hint::of(&args.verb, e.kind()).unwrap_or_default();
+            let hint = hint::of(&args.verb, &e).unwrap_or_default();
             progress::say(&format!("{}{}", output::error_line(&e), output::visible(&hint)));
             ExitCode::from(output::exit_code(e.kind()))
         }

@@ -102,8 +102,25 @@ fn errors_say_what_was_probably_meant() {
     ] {
         pair.run(line).code(2).stdout(is_empty()).stderr(contains(near));
     }
-    // Where nothing is near, nothing is said.
-    for line in ["inspect other.delta.zst", "inspect a.delta.zst --name chat"] {
+    // The question is about what the error is about, whatever else was mistyped.
+    let model = pair.path("hub/models--org--base/snapshots/0123");
+    fs::create_dir_all(model).unwrap();
+    for (line, near) in [
+        ("restore a.delta.zst --base org/bose -o r --name smal", "small"),
+        ("restore a.delta.zst --base org/bose -o r --name small", "org/base"),
+        ("compress --shards org/bose@v1 --base bass -o b", "org/base"),
+        ("compress --shards fine-tune --base bass -o b --calibrate fine-tun", "base"),
+    ] {
+        let assert = pair.command(line).env("HF_HUB_CACHE", pair.path("hub")).assert();
+        let text = stderr(&assert);
+        assert!(text.ends_with(&format!("; did you mean {near}?\n")), "{line}: {text}");
+    }
+    // Where nothing is near, nothing is said; neither of a revision that the cache has not.
+    for line in [
+        "inspect other.delta.zst",
+        "inspect a.delta.zst --name chat",
+        "restore a.delta.zst --base some/model -o r --name small",
+    ] {
         assert!(!stderr(&pair.run(line)).contains("did you mean"), "{line}");
     }
 }
