@@ -5,8 +5,10 @@ use std::path::Path;
 use crate::checkpoint::CheckpointWriter;
 use crate::error::Result;
 use crate::pipeline::dry_run::space_for_dir;
+use crate::pipeline::export::Variant;
+use crate::pipeline::export::hf_delta::{self, Opened};
+use crate::pipeline::export::peft::{self, Planned};
 use crate::pipeline::export::settings::{DeltaEncoding, ExportOptions, HfDelta, Peft};
-use crate::pipeline::export::{Variant, hf_delta, peft};
 use crate::report::ExportForecast;
 
 /// Bytes of the small files beside the tensors, at most: an index entry or a line of a card for each, and their
@@ -28,12 +30,9 @@ pub fn export_hf_delta_dry_run(
     settings: &HfDelta,
     options: &ExportOptions,
 ) -> Result<ExportForecast> {
-    settings.validate()?;
-    options.validate()?;
-    let dir = hf_delta::directory(output, settings);
-    let variant = Variant::open(archive, base, &dir, options)?;
-    let new = hf_delta::check_patchable(&variant, settings)?;
-    let tensors = hf_delta::files(&variant).concat();
+    let Opened { dir, variant, new, files } =
+        hf_delta::open(archive, base, output, settings, options)?;
+    let tensors = files.concat();
     let most = |i: &usize| {
         let t = &variant.stored.tensors[*i];
         let places = match settings.encoding {
@@ -61,10 +60,8 @@ pub fn export_peft_dry_run(
     options: &ExportOptions,
 ) -> Result<ExportForecast> {
     settings.validate()?;
-    options.validate()?;
     let variant = Variant::open(archive, base, output, options)?;
-    let taken = peft::taken(&variant, settings)?;
-    let layout = peft::layout(&variant, &taken, settings, peft::is_transposed(&variant)?)?;
+    let Planned { taken, layout, .. } = peft::planned(&variant, settings)?;
     let n_tensors = variant.stored.tensors.len() as u64;
     let bytes = layout.file_len + SMALL_FILES + n_tensors * PER_TENSOR;
     told(&variant, output, options, taken.len(), Vec::new(), bytes)

@@ -50,12 +50,7 @@ pub fn export_hf_delta(
     observer: &dyn Observer,
 ) -> Result<HfDeltaReport> {
     let started = Instant::now();
-    settings.validate()?;
-    options.validate()?;
-    let dir = directory(output, settings);
-    let variant = Variant::open(archive, base, &dir, options)?;
-    let new = check_patchable(&variant, settings)?;
-    let files = files(&variant);
+    let Opened { dir, variant, new, files } = open(archive, base, output, settings, options)?;
     let mut writer = CheckpointWriter::create(&dir, options.force)?;
     let mut run = Run::new(&variant, settings, observer)?;
     let (mut weight_map, mut lens) = (Map::new(), Vec::new());
@@ -91,9 +86,31 @@ pub fn export_hf_delta(
     Ok(HfDeltaReport { elapsed_seconds: started.elapsed().as_secs_f64(), ..report })
 }
 
-/// The directory of a step.
-pub(super) fn directory(output: &Path, settings: &HfDelta) -> PathBuf {
-    output.join(format!("weight_v{:06}", settings.version))
+/// What is known of a step before its first tensor is decoded.
+pub(super) struct Opened<'a> {
+    /// The directory it is written to.
+    pub(super) dir: PathBuf,
+    pub(super) variant: Variant<'a>,
+    /// Names of the tensors that are left out.
+    pub(super) new: Vec<String>,
+    /// The tensors of each file.
+    pub(super) files: Vec<Vec<usize>>,
+}
+
+/// Opens both sides of a step, and refuses what cannot be told.
+pub(super) fn open<'a>(
+    archive: &Path,
+    base: &Path,
+    output: &Path,
+    settings: &HfDelta,
+    options: &'a ExportOptions,
+) -> Result<Opened<'a>> {
+    settings.validate()?;
+    let dir = output.join(format!("weight_v{:06}", settings.version));
+    let variant = Variant::open(archive, base, &dir, options)?;
+    let new = check_patchable(&variant, settings)?;
+    let files = files(&variant);
+    Ok(Opened { dir, variant, new, files })
 }
 
 /// What the index says of the step; receivers compare the numbers with what they have.
@@ -111,7 +128,7 @@ fn metadata(settings: &HfDelta) -> Value {
 ///
 /// # Errors
 /// `InvalidArgument` if there are such and they are not to be left out.
-pub(super) fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Result<Vec<String>> {
+fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Result<Vec<String>> {
     let mut new = Vec::new();
     for (i, t) in variant.stored.tensors.iter().enumerate() {
         if variant.twin(i).is_none() && settings.leave_out_new {
@@ -141,7 +158,7 @@ pub(super) fn check_patchable(variant: &Variant<'_>, settings: &HfDelta) -> Resu
 
 /// The tensors that may have changed, file by file: as in the fine-tune's own shards, cut where one would
 /// speak of too much.
-pub(super) fn files(variant: &Variant<'_>) -> Vec<Vec<usize>> {
+fn files(variant: &Variant<'_>) -> Vec<Vec<usize>> {
     let mut files: Vec<Vec<usize>> = Vec::new();
     let (mut shard, mut bytes) = (None, 0);
     for (i, t) in variant.stored.tensors.iter().enumerate() {

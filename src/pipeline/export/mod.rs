@@ -70,6 +70,7 @@ impl<'a> Variant<'a> {
         output: &Path,
         options: &'a ExportOptions,
     ) -> Result<Self> {
+        options.validate()?;
         let mut opened = Archive::open(archive)?;
         let stored = opened.load(options.name.as_deref())?;
         opened.follow(options.resources.map);

@@ -57,11 +57,8 @@ pub fn export_peft(
 ) -> Result<PeftReport> {
     let started = Instant::now();
     settings.validate()?;
-    options.validate()?;
     let variant = Variant::open(archive, base, output, options)?;
-    let taken = taken(&variant, settings)?;
-    let is_transposed = is_transposed(&variant)?;
-    let layout = layout(&variant, &taken, settings, is_transposed)?;
+    let Planned { taken, is_transposed, layout } = planned(&variant, settings)?;
     let mut writer = CheckpointWriter::create(output, options.force)?;
     let shard = writer.start_shard(&layout)?;
     let mut progress = progress(&variant, &taken, observer);
@@ -101,8 +98,25 @@ pub fn export_peft(
     Ok(PeftReport { elapsed_seconds: started.elapsed().as_secs_f64(), ..report })
 }
 
+/// What is known of an adapter before its first matrix is decoded.
+pub(super) struct Planned<'a> {
+    /// The matrices that it speaks of.
+    pub(super) taken: Vec<Matrix<'a>>,
+    is_transposed: bool,
+    /// The file of their directions.
+    pub(super) layout: ShardLayout,
+}
+
+/// Chooses the matrices, and lays their directions out.
+pub(super) fn planned<'a>(variant: &'a Variant<'a>, settings: &Peft) -> Result<Planned<'a>> {
+    let taken = taken(variant, settings)?;
+    let is_transposed = is_transposed(variant)?;
+    let layout = layout(variant, &taken, settings, is_transposed)?;
+    Ok(Planned { taken, is_transposed, layout })
+}
+
 /// The matrices that the adapter speaks of.
-pub(super) fn taken<'a>(variant: &'a Variant<'a>, settings: &Peft) -> Result<Vec<Matrix<'a>>> {
+fn taken<'a>(variant: &'a Variant<'a>, settings: &Peft) -> Result<Vec<Matrix<'a>>> {
     let stored = &variant.stored;
     let is_taken = |i: &usize| {
         let t = &stored.tensors[*i];
@@ -281,7 +295,7 @@ fn module(name: &str) -> &str {
 }
 
 /// Two matrices for each tensor: `lora_A`, rank by inputs, and `lora_B`, outputs by rank.
-pub(super) fn layout(
+fn layout(
     variant: &Variant<'_>,
     taken: &[Matrix<'_>],
     settings: &Peft,
@@ -304,7 +318,7 @@ pub(super) fn layout(
 }
 
 /// Whether the fine-tune's configuration is of a model with weights the other way round.
-pub(super) fn is_transposed(variant: &Variant<'_>) -> Result<bool> {
+fn is_transposed(variant: &Variant<'_>) -> Result<bool> {
     let stored = &variant.stored;
     let found = stored.head.side_files.iter();
     let found = found.enumerate().find(|(_, f)| f.name == "config.json" && f.len <= MAX_CONFIG);
