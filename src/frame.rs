@@ -149,6 +149,11 @@ pub(crate) fn stored_len(n: usize) -> usize {
     HEADER_LEN + 5 + content_size + 3 * n.div_ceil(128 << 10).max(1) + n
 }
 
+/// Most bytes of the frame of a payload of `n` bytes, in blocks for pieces of it or not.
+pub(crate) fn max_len(n: usize) -> usize {
+    HEADER_LEN + zstd::zstd_safe::compress_bound(n) + 64
+}
+
 /// Compresses payloads into frames; one a worker, reused.
 pub(crate) struct Encoder {
     zstd: zstd::bulk::Compressor<'static>,
@@ -186,8 +191,8 @@ impl Encoder {
             })?;
         let start = out.len();
         let body = start + HEADER_LEN;
+        out.reserve(max_len(raw.len()));
         out.resize(body, 0);
-        out.reserve(zstd::zstd_safe::compress_bound(raw.len()) + 64);
         let body_len = if (1..raw.len()).contains(&piece) && raw.len() <= IN_PIECES {
             self.compress_pieces(raw, piece, out).map_err(zstd_failed)?
         } else {

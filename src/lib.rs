@@ -117,17 +117,17 @@ pub use pipeline::{
     Parity, PartOptions, Peft, RecoverOptions, RepairOptions, Resources, RestoreOptions, Silent,
     Subset, TensorReader, UpkeepOptions, VariantReader, VerifyLevel, VerifyOptions, append,
     append_dry_run, compact, compact_with, compare, compress, compress_dry_run, compress_part,
-    export_hf_delta, export_hf_delta_dry_run, export_peft, export_peft_dry_run, forecast, inspect,
-    join, join_dry_run, make_parity, model_card, recover, remove, remove_with, repair, restore,
-    split, verify,
+    compress_part_dry_run, export_hf_delta, export_hf_delta_dry_run, export_peft,
+    export_peft_dry_run, forecast, inspect, join, join_dry_run, make_parity, model_card, recover,
+    remove, remove_with, repair, restore, space, space_for_dir, split, verify,
 };
 pub use report::{
     AdapterTensor, ArchiveSummary, BaseShiftReport, BaseShiftSummary, BaseVectorSummary,
-    CompactReport, CompareReport, CompressForecast, CompressReport, Differing, ExportForecast,
-    Fault, Forecast, HfDeltaReport, JoinReport, JoinedArchive, LeftOut, Lost, ParityReport,
-    ParityState, PartBits, PartReport, PeftReport, RecoverReport, RecoveredVariant, RemoveReport,
-    RepairReport, RepairState, RestoreReport, Settled, Share, Space, Span, Split, SubsetReport,
-    Survivors, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
+    CompactReport, CompareReport, CompressForecast, CompressReport, Differing, DryRun,
+    ExportForecast, Fault, Forecast, HfDeltaReport, JoinReport, JoinedArchive, LeftOut, Lost,
+    ParityReport, ParityState, PartBits, PartReport, PeftReport, RecoverReport, RecoveredVariant,
+    RemoveReport, RepairReport, RepairState, RestoreReport, Settled, Share, Space, Span, Split,
+    SubsetReport, Survivors, TensorDifference, TensorSummary, VariantSummary, VerifyReport,
 };
-pub use synthetic::{PairShape, make_pair};
+pub use synthetic::{PairForecast, PairShape, make_pair, make_pair_dry_run};
 pub use tensor::{DType, Shape};

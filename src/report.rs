@@ -9,7 +9,7 @@ mod trust;
 use serde::{Serialize, Serializer};
 
 use crate::method::RatePlan;
-pub use crate::report::dry_run::{CompressForecast, Space};
+pub use crate::report::dry_run::{CompressForecast, DryRun, Space};
 pub use crate::report::export::{
     AdapterTensor, ExportForecast, HfDeltaReport, LeftOut, PeftReport,
 };
@@ -123,11 +123,9 @@ pub struct RestoreReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
-    /// Whether nothing was done, and this is what would be.
-    pub dry_run: bool,
-    /// In a dry run, room for what would be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<Space>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// Stored bits a parameter by what they are for; together all of a lossy tensor's stored bits. A frame
@@ -277,11 +275,9 @@ pub struct RemoveReport {
     pub bytes_after: u64,
     /// The parity file that was renewed; null if there is none.
     pub parity: Option<ParityReport>,
-    /// Whether nothing was done, and this is what would be.
-    pub dry_run: bool,
-    /// In a dry run, room for what would be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<Space>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// What `compact` did.
@@ -302,11 +298,9 @@ pub struct CompactReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
-    /// Whether nothing was done, and this is what would be.
-    pub dry_run: bool,
-    /// In a dry run, room for what would be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<Space>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// How one tensor of two checkpoints differs.

@@ -3,12 +3,13 @@
 //! The base is Gaussian; the delta is a low-rank part plus noise under uneven row and column scales,
 //! as real deltas have them. Every value is a function of seed, tensor and position alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{CheckpointWriter, plan_shards};
+use crate::checkpoint::{CheckpointWriter, ShardLayout, plan_shards};
 use crate::error::{Error, Result};
 use crate::kernel::convert;
-use crate::pipeline::run_parallel;
+use crate::pipeline::{run_parallel, space_for_dir};
+use crate::report::Space;
 use crate::tensor::{DType, Shape, Tile, Tiling};
 
 /// Standard deviation of base weights.
@@ -111,11 +112,61 @@ impl PairShape {
     }
 }
 
+/// What [`make_pair`] would write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PairForecast {
+    /// Bytes of the fine-tune's shards, headers included.
+    pub bytes: u64,
+    /// Number of its tensors; the base has as many.
+    pub tensors: usize,
+    /// Room for both, their headers and what lies beside their shards.
+    pub space: Space,
+}
+
+/// Bytes of the files beside the shards of one side, at most: its configuration, and the index with an entry
+/// for each tensor.
+const SMALL_FILES: u64 = 4 << 10;
+/// Bytes of a tensor's entry in the index beside its name, at most.
+const PER_TENSOR: u64 = 128;
+
 /// Writes a made-up pair as `dir/base` and `dir/fine-tune`, each with a `config.json`.
 ///
 /// # Errors
 /// `InvalidArgument` if a size is 0, the dtype is no float, or a directory is there already.
 pub fn make_pair(dir: &Path, shape: &PairShape, threads: usize) -> Result<()> {
+    sides(dir, shape)?.iter().try_for_each(|side| side.write(threads))
+}
+
+/// What [`make_pair`] would write; nothing is written.
+///
+/// # Errors
+/// As [`make_pair`].
+pub fn make_pair_dry_run(dir: &Path, shape: &PairShape) -> Result<PairForecast> {
+    let sides = sides(dir, shape)?;
+    let beside = |side: &Side<'_>| {
+        let names = side.tensors.iter().map(|t| t.0.len() as u64 + PER_TENSOR);
+        SMALL_FILES + names.sum::<u64>()
+    };
+    let files = |side: &Side<'_>| side.layouts.iter().map(|l| l.file_len).sum::<u64>();
+    let needed = sides.iter().map(|side| files(side) + beside(side)).sum();
+    let [_, fine_tune] = &sides;
+    let (bytes, tensors) = (files(fine_tune), fine_tune.tensors.len());
+    Ok(PairForecast { bytes, tensors, space: space_for_dir(&fine_tune.dir, needed)? })
+}
+
+/// One side of a pair, and in which shards it is cut.
+struct Side<'a> {
+    dir: PathBuf,
+    shape: &'a PairShape,
+    /// Seed and size of the delta; none for a base.
+    delta: Option<(u64, f32)>,
+    tensors: Vec<(String, DType, Shape, u64)>,
+    layouts: Vec<ShardLayout>,
+}
+
+/// Both sides of a pair that can be written: the base, then the fine-tune.
+fn sides<'a>(dir: &Path, shape: &'a PairShape) -> Result<[Side<'a>; 2]> {
     let sizes = [shape.hidden, shape.intermediate, shape.vocab, shape.layers];
     let counts = sizes.into_iter().chain([shape.shards.0, shape.shards.1]);
     let has_delta = shape.delta.is_finite() && shape.delta >= 0.0;
@@ -124,71 +175,82 @@ pub fn make_pair(dir: &Path, shape: &PairShape, threads: usize) -> Result<()> {
             "a made-up pair takes sizes and shards of 1 or more, a float dtype and a delta of 0 or more",
         ));
     }
-    write_side(dir, "base", shape, shape.shards.0, None, threads)?;
     // The fine-tune's own seed moves its delta alone: two fine-tunes may share a base.
     let delta = Some((shape.seed ^ 0xd1, shape.delta));
-    write_side(dir, "fine-tune", shape, shape.shards.1, delta, threads)
+    let side = |name, n_shards, delta| Side::new(dir.join(name), shape, n_shards, delta);
+    Ok([side("base", shape.shards.0, None)?, side("fine-tune", shape.shards.1, delta)?])
 }
 
-fn write_side(
-    dir: &Path,
-    name: &str,
-    shape: &PairShape,
-    n_shards: u64,
-    delta: Option<(u64, f32)>,
-    threads: usize,
-) -> Result<()> {
-    let width = shape.dtype.bits() as u64 / 8;
-    let tensors: Vec<_> = shape
-        .tensors()
-        .into_iter()
-        .map(|(name, s)| (name, shape.dtype, s.clone(), s.iter().product::<u64>() * width))
-        .collect();
-    let total: u64 = tensors.iter().map(|t| t.3).sum();
-    let metadata = vec![("format".to_owned(), "pt".to_owned())];
-    // The largest limit that still packs whole tensors into so many shards, or just more.
-    let (mut low, mut high) = (1, total.max(2));
-    while high - low > 1 {
-        let limit = low + (high - low) / 2;
-        let n = plan_shards(&tensors, Some(&metadata), limit)?.len() as u64;
-        if n >= n_shards { low = limit } else { high = limit }
-    }
-    let limit = if n_shards == 1 { total } else { low };
-    let layouts = plan_shards(&tensors, Some(&metadata), limit)?;
-    let mut writer = CheckpointWriter::create(&dir.join(name), false)?;
-    let mut jobs = Vec::new();
-    for (shard, layout) in layouts.iter().enumerate() {
-        writer.start_shard(layout)?;
-        for (tensor_name, offset, _) in &layout.tensors {
-            let Some(tensor) = tensors.iter().position(|t| t.0 == *tensor_name) else {
-                continue;
-            };
-            let n = tensors[tensor].3 / width;
-            let tiling = Tiling::flat(n, width as usize, 0);
-            jobs.extend((0..tiling.len()).map(|i| (shard, *offset, tensor, tiling.get(i))));
+impl<'a> Side<'a> {
+    fn new(
+        dir: PathBuf,
+        shape: &'a PairShape,
+        n_shards: u64,
+        delta: Option<(u64, f32)>,
+    ) -> Result<Self> {
+        CheckpointWriter::refuse_existing(&dir, false)?;
+        let width = shape.dtype.bits() as u64 / 8;
+        let tensors: Vec<_> = shape
+            .tensors()
+            .into_iter()
+            .map(|(name, s)| (name, shape.dtype, s.clone(), s.iter().product::<u64>() * width))
+            .collect();
+        let total: u64 = tensors.iter().map(|t| t.3).sum();
+        let metadata = vec![("format".to_owned(), "pt".to_owned())];
+        // The largest limit that still packs whole tensors into so many shards, or just more.
+        let (mut low, mut high) = (1, total.max(2));
+        while high - low > 1 {
+            let limit = low + (high - low) / 2;
+            let n = plan_shards(&tensors, Some(&metadata), limit)?.len() as u64;
+            if n >= n_shards { low = limit } else { high = limit }
         }
+        let limit = if n_shards == 1 { total } else { low };
+        let layouts = plan_shards(&tensors, Some(&metadata), limit)?;
+        Ok(Self { dir, shape, delta, tensors, layouts })
     }
-    let values = |&(shard, offset, tensor, ref tile): &(usize, u64, usize, Tile)| {
-        let n_cols = tensors[tensor].2.last().copied().unwrap_or(1);
-        let is_norm = tensors[tensor].2.len() == 1;
-        let maker = Maker { seed: shape.seed, delta, tensor: tensor as u64, n_cols, is_norm };
-        let floats = maker.values(tile);
-        let mut bytes = vec![0; floats.len() * width as usize];
-        convert::from_f32(shape.dtype, &floats, &mut bytes);
-        (shard, offset + tile.bytes(width as usize).start, bytes)
-    };
-    run_parallel(threads, &jobs, values, |(shard, offset, bytes)| {
-        writer.write_at(shard, offset, &bytes)
-    })?;
-    let config = format!(
-        "{{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":{},\
-         \"intermediate_size\":{},\"num_hidden_layers\":{},\"num_attention_heads\":8,\
-         \"num_key_value_heads\":8,\"vocab_size\":{},\"tie_word_embeddings\":true}}\n",
-        shape.hidden, shape.intermediate, shape.layers, shape.vocab
-    );
-    writer.write_side_file("config.json", [Ok(config)])?;
-    writer.write_index(false)?;
-    writer.commit()
+
+    fn write(&self, threads: usize) -> Result<()> {
+        let Self { shape, delta, tensors, layouts, .. } = self;
+        let width = shape.dtype.bits() as u64 / 8;
+        let mut writer = CheckpointWriter::create(&self.dir, false)?;
+        let mut jobs = Vec::new();
+        for (shard, layout) in layouts.iter().enumerate() {
+            writer.start_shard(layout)?;
+            for (tensor_name, offset, _) in &layout.tensors {
+                let Some(tensor) = tensors.iter().position(|t| t.0 == *tensor_name) else {
+                    continue;
+                };
+                let n = tensors[tensor].3 / width;
+                let tiling = Tiling::flat(n, width as usize, 0);
+                jobs.extend((0..tiling.len()).map(|i| (shard, *offset, tensor, tiling.get(i))));
+            }
+        }
+        let values = |&(shard, offset, tensor, ref tile): &(usize, u64, usize, Tile)| {
+            let n_cols = tensors[tensor].2.last().copied().unwrap_or(1);
+            let is_norm = tensors[tensor].2.len() == 1;
+            let (seed, delta) = (shape.seed, *delta);
+            let maker = Maker { seed, delta, tensor: tensor as u64, n_cols, is_norm };
+            let floats = maker.values(tile);
+            let mut bytes = vec![0; floats.len() * width as usize];
+            convert::from_f32(shape.dtype, &floats, &mut bytes);
+            (shard, offset + tile.bytes(width as usize).start, bytes)
+        };
+        run_parallel(threads, &jobs, values, |(shard, offset, bytes)| {
+            writer.write_at(shard, offset, &bytes)
+        })?;
+        writer.write_side_file("config.json", [Ok(self.config())])?;
+        writer.write_index(false)?;
+        writer.commit()
+    }
+
+    fn config(&self) -> String {
+        let PairShape { hidden, intermediate, layers, vocab, .. } = self.shape;
+        format!(
+            "{{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":{hidden},\
+             \"intermediate_size\":{intermediate},\"num_hidden_layers\":{layers},\"num_attention_heads\":8,\
+             \"num_key_value_heads\":8,\"vocab_size\":{vocab},\"tie_word_embeddings\":true}}\n"
+        )
+    }
 }
 
 /// Values of one tensor.

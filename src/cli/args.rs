@@ -374,6 +374,10 @@ pub(crate) struct Plan {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long, requires = "output")]
+    pub(crate) dry_run: bool,
+
     /// Instead of a forecast, share the compress out among so many parts: compress --plan FILE --part I/N
     /// makes each, on any machine, and join makes the archive of them
     #[arg(long, value_name = "N")]

@@ -16,11 +16,11 @@ pub(crate) fn run(verb: &args::Compact, context: &Context) -> Result<Outcome> {
     let report =
         context.watch(|observer| delta_stream::compact_with(&verb.archive, &options, observer))?;
     context.print(&report, || table(&report))?;
-    Ok(dry_run::outcome(report.space.as_ref()))
+    Ok(dry_run::outcome(report.run.space.as_ref()))
 }
 
 fn table(report: &CompactReport) -> String {
-    let result = match (report.rewritten, report.dry_run) {
+    let result = match (report.rewritten, report.run.dry_run) {
         (true, false) => "written anew",
         (true, true) => "would be written anew",
         (false, _) => "left as it is: nothing would be saved",
@@ -30,10 +30,10 @@ fn table(report: &CompactReport) -> String {
         .add("result", result)
         .add("variants", report.variants.len())
         .add("before", exact_size(report.bytes_before))
-        .add(if report.dry_run { "then" } else { "now" }, exact_size(report.bytes_after))
+        .add(if report.run.dry_run { "then" } else { "now" }, exact_size(report.bytes_after))
         .add("saved", exact_size(report.bytes_before.saturating_sub(report.bytes_after)))
         .add_if("parity", report.parity.as_ref().map(repair::parity))
         .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
-    dry_run::add_space(&mut facts, report.space.as_ref());
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
     facts.to_string()
 }

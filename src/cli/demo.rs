@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use delta_stream::{Error, PairShape, Result, VerifyLevel};
+use delta_stream::{DryRun, Error, PairForecast, PairShape, Result, VerifyLevel};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use crate::cli::args::{self, Choice, MethodName};
 use crate::cli::output::{self, Facts, Outcome};
 use crate::cli::progress;
 use crate::cli::resolve::Context;
-use crate::cli::{compare, compress, inspect, restore, verify};
+use crate::cli::{compare, compress, dry_run, inspect, restore, verify};
 
 /// Name of the variant stored bit for bit.
 const EXACT: &str = "exact";
@@ -100,7 +100,7 @@ impl Tour<'_> {
     fn make_pair(&mut self) -> Result<()> {
         let shape =
             self.context.seed.map_or_else(PairShape::small, |s| PairShape::small().with_seed(s));
-        let pair = write_pair(&self.dir, &shape, self.context)?;
+        let pair = write_pair(&self.dir, &shape, self.context, false)?;
         let command = format!("make-pair {} --seed {}", quoted(&self.dir), shape.seed);
         self.step(&command, &pair, || pair.table())
     }
@@ -227,6 +227,8 @@ struct MadePair {
     fine_tune: PathBuf,
     bytes: u64,
     tensors: usize,
+    #[serde(flatten)]
+    run: DryRun,
 }
 
 impl MadePair {
@@ -237,16 +239,20 @@ impl MadePair {
             .add("fine-tune", self.fine_tune.display())
             .add("each", output::exact_size(self.bytes))
             .add("tensors", self.tensors);
+        dry_run::add_space(&mut facts, self.run.space.as_ref());
         facts.to_string()
     }
 }
 
-fn write_pair(dir: &Path, shape: &PairShape, context: &Context) -> Result<MadePair> {
-    delta_stream::make_pair(dir, shape, context.resources.threads)?;
+fn write_pair(dir: &Path, shape: &PairShape, context: &Context, is_dry: bool) -> Result<MadePair> {
+    let told = delta_stream::make_pair_dry_run(dir, shape)?;
+    if !is_dry {
+        delta_stream::make_pair(dir, shape, context.resources.threads)?;
+    }
     let (base, fine_tune) = (dir.join("base"), dir.join("fine-tune"));
-    let checkpoint = delta_stream::Checkpoint::open(&fine_tune)?;
-    let (bytes, tensors) = (checkpoint.total_bytes(), checkpoint.tensors().len());
-    Ok(MadePair { base, fine_tune, bytes, tensors })
+    let PairForecast { bytes, tensors, space, .. } = told;
+    let run = is_dry.then_some(space).into();
+    Ok(MadePair { base, fine_tune, bytes, tensors, run })
 }
 
 /// The hidden verb that makes pairs of any size.
@@ -266,9 +272,9 @@ pub(crate) fn make_pair(verb: &args::MakePair, context: &Context) -> Result<Outc
         .with_dtype(verb.dtype.map_or(small.dtype, Into::into))
         .with_seed(context.seed.unwrap_or(small.seed))
         .with_delta(verb.delta.unwrap_or(small.delta));
-    let pair = write_pair(&verb.dir, &shape, context)?;
+    let pair = write_pair(&verb.dir, &shape, context, verb.dry_run)?;
     context.print(&pair, || pair.table())?;
-    Ok(Outcome::Done)
+    Ok(dry_run::outcome(pair.run.space.as_ref()))
 }
 
 #[cfg(test)]

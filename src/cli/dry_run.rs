@@ -1,6 +1,9 @@
 //! What verbs say with `--dry-run`.
 
-use delta_stream::{CompressForecast, Observer, Result, Space};
+use std::path::Path;
+
+use delta_stream::{CompressForecast, DryRun, Observer, Result, Space};
+use serde::Serialize;
 
 use crate::cli::output::{Facts, Outcome, exact_size, method, size, time};
 use crate::cli::resolve::Context;
@@ -31,6 +34,35 @@ pub(crate) fn add_space(facts: &mut Facts, space: Option<&Space>) {
     let word = if space.is_enough() { "" } else { "; NOT ENOUGH" };
     let text = format!("{} needed, {free} free{word}", size(space.needed_bytes));
     facts.add("room", text).add("dry run", "nothing was written");
+}
+
+/// A report, and that it was a dry run.
+#[derive(Serialize)]
+struct Told<'a, T> {
+    #[serde(flatten)]
+    report: &'a T,
+    #[serde(flatten)]
+    run: &'a DryRun,
+}
+
+/// Prints a report whose text is that of a file too, and so has no place for that it was a dry run.
+pub(crate) fn print_file<T: Serialize>(
+    context: &Context,
+    report: &T,
+    (file, run): (&Path, &DryRun),
+    table: impl FnOnce() -> String,
+) -> Result<Outcome> {
+    if !run.dry_run {
+        context.print(report, table)?;
+        return Ok(Outcome::Done);
+    }
+    context.print(&Told { report, run }, || {
+        let mut facts = Facts::default();
+        facts.add("would write", file.display());
+        add_space(&mut facts, run.space.as_ref());
+        format!("{}\n{facts}", table())
+    })?;
+    Ok(outcome(run.space.as_ref()))
 }
 
 fn table(told: &CompressForecast) -> String {

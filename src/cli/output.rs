@@ -27,6 +27,11 @@ impl Outcome {
         if fine { Outcome::Done } else { Outcome::Different }
     }
 
+    /// This one, or the other if it is `Done`.
+    pub(crate) fn or(self, other: Self) -> Self {
+        if self == Outcome::Done { other } else { self }
+    }
+
     pub(crate) fn code(self) -> u8 {
         match self {
             Outcome::Done => 0,

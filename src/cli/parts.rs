@@ -6,25 +6,17 @@ use delta_stream::{Error, JoinReport, Method, PartOptions, PartReport, Result, S
 
 use crate::cli::args::{self, Choice};
 use crate::cli::dry_run;
-use crate::cli::output::{
-    Columns, Facts, Outcome, count, exact_size, json, listed, relative, size,
-};
+use crate::cli::output::{Columns, Facts, Outcome, count, exact_size, listed, relative, size};
+use crate::cli::plan;
 use crate::cli::resolve::Context;
-use crate::cli::whole_file;
 
 /// `plan --split n`.
 pub(crate) fn split(verb: &args::Plan, n: u32, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
     let options = context.compress_options(&verb.choice, verb.name.as_deref())?;
-    if let Some(output) = &verb.output {
-        whole_file::check(output, &[ft, base], context.force)?;
-    }
+    let output = plan::output(verb, context)?;
     let split = context.watch(|observer| delta_stream::split(ft, base, n, &options, observer))?;
-    if let Some(output) = &verb.output {
-        whole_file::write(output, &format!("{}\n", json(&split)?), context.force)?;
-    }
-    context.print(&split, || split_table(&split))?;
-    Ok(Outcome::Done)
+    plan::finish(output, &split, context, || split_table(&split))
 }
 
 /// `compress --part i/n --plan FILE`.
@@ -47,11 +39,14 @@ pub(crate) fn part(
         return Err(Error::invalid_argument(text));
     }
     let task = PartOptions::new(split, part).with_surveys(verb.part.surveys.clone());
-    let report = context.watch(|observer| {
-        delta_stream::compress_part(ft, base, &verb.output, &task, &options, observer)
-    })?;
+    let make = match verb.dry_run {
+        true => delta_stream::compress_part_dry_run,
+        false => delta_stream::compress_part,
+    };
+    let report =
+        context.watch(|observer| make(ft, base, &verb.output, &task, &options, observer))?;
     context.print(&report, || part_table(&report))?;
-    Ok(Outcome::Done)
+    Ok(dry_run::outcome(report.run.space.as_ref()))
 }
 
 /// `join PARTS -o FILE`.
@@ -60,7 +55,7 @@ pub(crate) fn join(verb: &args::Join, context: &Context) -> Result<Outcome> {
     let report =
         context.watch(|observer| join(&verb.parts, &verb.output, context.force, observer))?;
     context.print(&report, || join_table(&report))?;
-    Ok(dry_run::outcome(report.space.as_ref()))
+    Ok(dry_run::outcome(report.run.space.as_ref()))
 }
 
 fn read_split(file: &Path) -> Result<Split> {
@@ -103,8 +98,12 @@ fn part_table(report: &PartReport) -> String {
         .add("part", format!("{part} of {parts}, round {round} of {rounds}: {made}"))
         .add("tensors", count(report.tensors))
         .add("share", exact_size(report.share_bytes))
-        .add("stored", exact_size(report.part_bytes))
-        .add_cost(report.peak_memory_bytes, report.elapsed_seconds);
+        .add(
+            if report.run.dry_run { "stored, at most" } else { "stored" },
+            exact_size(report.part_bytes),
+        );
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
+    facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }
 
@@ -114,7 +113,7 @@ fn join_table(report: &JoinReport) -> String {
     facts
         .add("variant", &report.variant)
         .add(
-            if report.dry_run { "would join" } else { "joined" },
+            if report.run.dry_run { "would join" } else { "joined" },
             format!("{parts} parts, round {round} of {rounds}"),
         )
         .add("stored", exact_size(report.written_bytes));
@@ -128,7 +127,7 @@ fn join_table(report: &JoinReport) -> String {
             .add_if("relative error", archive.relative_error.map(|e| relative(Some(e))))
             .add_if("measured", Some(listed(&archive.measured)).filter(|text| !text.is_empty())),
     };
-    dry_run::add_space(&mut facts, report.space.as_ref());
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -1,11 +1,16 @@
 //! `plan`: prints a forecast, and writes it to a file if asked to.
 
+use std::path::Path;
+
 use delta_stream::{Forecast, RatePlan, Result, TensorSummary};
+use serde::Serialize;
 
 use crate::cli::args;
+use crate::cli::dry_run;
 use crate::cli::output::{Columns, Facts, Outcome, exact_size, json, method, relative, size, time};
+use crate::cli::parts;
 use crate::cli::resolve::Context;
-use crate::cli::{parts, whole_file};
+use crate::cli::whole_file::WholeFile;
 
 pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
     let (ft, base) = (&verb.pair.fine_tune, &verb.pair.base);
@@ -13,16 +18,32 @@ pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
         return parts::split(verb, n, context);
     }
     let options = context.compress_options(&verb.choice, None)?;
-    if let Some(output) = &verb.output {
-        whole_file::check(output, &[ft, base], context.force)?;
-    }
+    let output = output(verb, context)?;
     let report = context.watch(|observer| delta_stream::forecast(ft, base, &options, observer))?;
     context.note_all(&report.notes);
-    if let Some(output) = &verb.output {
-        whole_file::write(output, &format!("{}\n", json(&report)?), context.force)?;
-    }
-    context.print(&report, || table(&report))?;
-    Ok(Outcome::Done)
+    finish(output, &report, context, || table(&report))
+}
+
+/// The file that a plan or a split goes to.
+pub(crate) fn output<'a>(verb: &'a args::Plan, context: &Context) -> Result<Option<WholeFile<'a>>> {
+    let inputs: [&Path; 2] = [&verb.pair.fine_tune, &verb.pair.base];
+    let checked = |path| WholeFile::checked(path, &inputs, (context.force, verb.dry_run));
+    verb.output.as_deref().map(checked).transpose()
+}
+
+/// Writes what was found to its file, and prints it.
+pub(crate) fn finish<T: Serialize>(
+    output: Option<WholeFile<'_>>,
+    report: &T,
+    context: &Context,
+    table: impl FnOnce() -> String,
+) -> Result<Outcome> {
+    let Some(file) = output else {
+        context.print(report, table)?;
+        return Ok(Outcome::Done);
+    };
+    let run = file.write(&format!("{}\n", json(report)?))?;
+    dry_run::print_file(context, report, (file.path, &run), table)
 }
 
 fn table(report: &Forecast) -> String {

@@ -19,14 +19,11 @@ pub(crate) fn run(verb: &args::Recover, context: &Context) -> Result<Outcome> {
     let report = context
         .watch(|observer| delta_stream::recover(&verb.archive, &verb.output, &options, observer))?;
     context.print(&report, || table(&report))?;
-    Ok(match dry_run::outcome(report.space.as_ref()) {
-        Outcome::Done => Outcome::of(report.complete),
-        no_room => no_room,
-    })
+    Ok(dry_run::outcome(report.run.space.as_ref()).or(Outcome::of(report.complete)))
 }
 
 fn table(report: &RecoverReport) -> String {
-    let result = match (report.complete, report.dry_run) {
+    let result = match (report.complete, report.run.dry_run) {
         (true, false) => "everything is saved",
         (true, true) => "everything can be saved",
         (false, _) => "SOME IS LOST",
@@ -41,11 +38,11 @@ fn table(report: &RecoverReport) -> String {
         .add("index", index)
         .add("before", exact_size(report.bytes_before))
         .add("no frames", exact_size(report.damaged_bytes))
-        .add(if report.dry_run { "then" } else { "now" }, exact_size(report.bytes_after));
+        .add(if report.run.dry_run { "then" } else { "now" }, exact_size(report.bytes_after));
     for variant in &report.variants {
         add(&mut facts, variant);
     }
-    dry_run::add_space(&mut facts, report.space.as_ref());
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

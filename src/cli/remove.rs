@@ -17,7 +17,7 @@ pub(crate) fn run(verb: &args::Remove, context: &Context) -> Result<Outcome> {
         delta_stream::remove_with(&verb.archive, &verb.name, &options, observer)
     })?;
     context.print(&report, || table(&report))?;
-    Ok(dry_run::outcome(report.space.as_ref()))
+    Ok(dry_run::outcome(report.run.space.as_ref()))
 }
 
 fn table(report: &RemoveReport) -> String {
@@ -27,11 +27,11 @@ fn table(report: &RemoveReport) -> String {
     };
     let mut facts = Facts::default();
     facts
-        .add(if report.dry_run { "would remove" } else { "removed" }, &report.removed)
+        .add(if report.run.dry_run { "would remove" } else { "removed" }, &report.removed)
         .add("left", left)
         .add("archive", exact_size(report.bytes_after))
         .add("space", "given back by compact")
         .add_if("parity", report.parity.as_ref().map(repair::parity));
-    dry_run::add_space(&mut facts, report.space.as_ref());
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
     facts.to_string()
 }

@@ -20,7 +20,7 @@ pub(crate) fn run(verb: &args::Restore, context: &Context) -> Result<Outcome> {
         delta_stream::restore(&verb.archive, &verb.base, &verb.output, &options, observer)
     })?;
     context.print(&report, || table(&report))?;
-    Ok(dry_run::outcome(report.space.as_ref()))
+    Ok(dry_run::outcome(report.run.space.as_ref()))
 }
 
 /// Options that restore everything as it was.
@@ -44,16 +44,16 @@ pub(crate) fn table(report: &RestoreReport) -> String {
         .add("variant", &report.variant)
         .add("tensors", report.tensors)
         .add(
-            if report.dry_run { "would write" } else { "written" },
+            if report.run.dry_run { "would write" } else { "written" },
             exact_size(report.restored_bytes),
         )
         .add("shards", files)
         .add_if("resumed", resumed);
-    if report.dry_run {
+    if report.run.dry_run {
         let text = "names, dtypes, shapes and the ends of each tensor's values are as they were";
         facts.add("base", text);
     }
-    dry_run::add_space(&mut facts, report.space.as_ref());
+    dry_run::add_space(&mut facts, report.run.space.as_ref());
     facts.add_cost(report.peak_memory_bytes, report.elapsed_seconds);
     facts.to_string()
 }

@@ -2,15 +2,17 @@
 //! `--help`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
-use delta_stream::{Error, Result};
+use delta_stream::{DryRun, Error, Result};
+use serde::Serialize;
 
 use crate::cli::args::{self, Args};
-use crate::cli::output::{self, Outcome};
+use crate::cli::dry_run;
+use crate::cli::output::{self, Facts, Outcome};
 use crate::cli::resolve::Context;
 use crate::cli::whole_file;
 
@@ -24,8 +26,10 @@ pub(crate) fn completions(verb: &args::Completions) -> Result<Outcome> {
 
 pub(crate) fn man(verb: &args::Man, context: &Context) -> Result<Outcome> {
     if let Some(dir) = &verb.output {
-        write_all(dir, context.force)?;
-        return Ok(Outcome::Done);
+        return match verb.dry_run {
+            true => tell_all(dir, context),
+            false => write_all(dir, context.force).map(|()| Outcome::Done),
+        };
     }
     let wanted = verb.of.as_deref().map(|verb| format!("{NAME}-{verb}"));
     let page =
@@ -73,15 +77,45 @@ fn page(command: &Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Writes every page as a file of the first section.
-fn write_all(dir: &Path, force: bool) -> Result<()> {
-    let pages: Vec<_> =
+/// Every page as a file of the first section, if they may be written.
+fn files(dir: &Path, force: bool) -> Result<Vec<(PathBuf, String)>> {
+    let files: Vec<_> =
         pages()?.into_iter().map(|(name, text)| (dir.join(name + ".1"), text)).collect();
-    for (file, _) in &pages {
-        whole_file::check(file, &[], force)?;
-    }
+    files.iter().try_for_each(|(file, _)| whole_file::check(file, &[], force))?;
+    Ok(files)
+}
+
+/// What a dry run says of the pages.
+#[derive(Serialize)]
+struct Told {
+    directory: PathBuf,
+    pages: usize,
+    #[serde(flatten)]
+    run: DryRun,
+}
+
+/// Says what [`write_all`] would write.
+fn tell_all(dir: &Path, context: &Context) -> Result<Outcome> {
+    let files = files(dir, context.force)?;
+    let bytes = files.iter().map(|(_, text)| text.len() as u64).sum();
+    // The directory is made, so the room is that of the first one above a page that is there.
+    let (first, _) = files.first().ok_or_else(|| Error::invalid_argument("there are no pages"))?;
+    let space = delta_stream::space_for_dir(first, bytes)?;
+    let told = Told { directory: dir.to_owned(), pages: files.len(), run: Some(space).into() };
+    context.print(&told, || {
+        let mut facts = Facts::default();
+        facts.add("would write", format!("{} pages in {}", told.pages, dir.display()));
+        dry_run::add_space(&mut facts, told.run.space.as_ref());
+        facts.to_string()
+    })?;
+    Ok(dry_run::outcome(told.run.space.as_ref()))
+}
+
+/// Writes every page.
+fn write_all(dir: &Path, force: bool) -> Result<()> {
+    let files = files(dir, force)?;
     fs::create_dir_all(dir).map_err(|e| Error::io("make the directory", dir, e))?;
-    pages.iter().try_for_each(|(file, text)| whole_file::write(file, text, force))
+    files.iter().try_for_each(|(file, text)| whole_file::write(file, text, force))
 }
 
 #[cfg(test)]

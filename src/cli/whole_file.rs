@@ -4,7 +4,36 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use delta_stream::{Error, Result};
+use delta_stream::{DryRun, Error, Result};
+
+/// A file that a verb writes at its end, or in a dry run only says that it would.
+#[derive(Debug)]
+pub(crate) struct WholeFile<'a> {
+    pub(crate) path: &'a Path,
+    force: bool,
+    is_dry: bool,
+}
+
+impl<'a> WholeFile<'a> {
+    /// Refuses a file that is there, lies in an input or cannot be written, before any work is done.
+    pub(crate) fn checked(
+        path: &'a Path,
+        inputs: &[&Path],
+        (force, is_dry): (bool, bool),
+    ) -> Result<Self> {
+        check(path, inputs, force)?;
+        delta_stream::space(path, 0)?;
+        Ok(Self { path, force, is_dry })
+    }
+
+    /// Writes it; a dry run only says what room there is.
+    pub(crate) fn write(&self, text: &str) -> Result<DryRun> {
+        if self.is_dry {
+            return Ok(Some(delta_stream::space(self.path, text.len() as u64)?).into());
+        }
+        write(self.path, text, self.force).map(|()| DryRun::default())
+    }
+}
 
 /// Refuses a file that is there or lies in an input, before any work is done.
 pub(crate) fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<()> {

@@ -3,9 +3,8 @@
 //!
 //! Reads its input once for each plane, a matrix at a time, and once to encode.
 
-use crate::codec::CodecId;
-use crate::codec::Scratch;
 use crate::codec::signs::{self, MAX_PLANES};
+use crate::codec::{Codec, CodecId, Scratch, Target};
 use crate::error::Result;
 use crate::method::{Decided, LossyMethod, TileAt, out_of_range};
 use crate::survey::TileStats;
@@ -141,6 +140,10 @@ impl LossyMethod for BitDelta {
         let Decided::Signs(plan) = &at.plan.decided else { return None };
         signs::encode(&at.delta, &plan.scales, plan.gain, scratch, out);
         Some(CodecId::Signs)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        signs::Signs.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

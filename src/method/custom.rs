@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::codec::{CodecId, Operand, Scratch, planes};
+use crate::codec::{Codec, CodecId, Operand, Scratch, Target, planes};
 use crate::error::{Error, Result};
 use crate::kernel::convert;
 use crate::method::{LossyMethod, TileAt};
@@ -201,6 +201,10 @@ impl LossyMethod for Custom {
             planes::encode_difference(tile, base, sorted, out);
         }
         Some(CodecId::Planes)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        planes::Planes.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

@@ -4,9 +4,8 @@
 //!
 //! Reads its input once.
 
-use crate::codec::CodecId;
-use crate::codec::Scratch;
 use crate::codec::survivors;
+use crate::codec::{Codec, CodecId, Scratch, Target};
 use crate::error::Result;
 use crate::method::{LossyMethod, TileAt, binary_entropy, out_of_range};
 
@@ -56,6 +55,10 @@ impl LossyMethod for Dare {
         let d = survivors::keep_rate(1.0 - self.sparsity);
         survivors::encode(&at.delta, at.place, d, scratch, out)?;
         Some(CodecId::Survivors)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        survivors::Survivors.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

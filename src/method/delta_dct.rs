@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::codec::patches::{self, Decisions, MAX_BITS, MAX_CLASSES, SIDES};
-use crate::codec::{CodecId, Scratch};
+use crate::codec::{Codec, CodecId, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::kernel::select;
 use crate::method::{Decided, LossyMethod, MatrixCut, TileAt, out_of_range};
@@ -234,6 +234,10 @@ impl LossyMethod for DeltaDct {
             None => patches::encode(&at.delta, d, scratch, out),
         })?;
         Some(CodecId::Patches)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        patches::Patches.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

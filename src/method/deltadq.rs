@@ -6,7 +6,7 @@
 //! look at the weights; by default it is drawn again from the seed, and then splitting saves nothing.
 
 use crate::codec::groups::{self, Decisions, IndexForm, MAX_GROUP};
-use crate::codec::{CodecId, Scratch};
+use crate::codec::{CodecId, Scratch, Target};
 use crate::error::Result;
 use crate::method::{Decided, LossyMethod, TileAt, out_of_range};
 use crate::survey::TileStats;
@@ -206,6 +206,11 @@ impl LossyMethod for DeltaDq {
         };
         groups::encode(&at.delta, at.place, &d, scratch, out);
         Some(CodecId::Groups)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        let (shape, parts) = ((self.group(), self.alpha), self.parts.into());
+        groups::max_len_of(shape, parts, target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

@@ -28,7 +28,7 @@ pub use ultradelta::{Rates, TraceOf, TraceReference, UltraDelta};
 
 use crate::codec::delta::DeltaTile;
 use crate::codec::mask::MaskPlace;
-use crate::codec::{CodecId, Scratch};
+use crate::codec::{CodecId, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::survey::TileStats;
 
@@ -306,6 +306,9 @@ pub(crate) trait LossyMethod: std::fmt::Debug + Sync {
 
     /// Appends the payload of one tile; `None` if its delta is not finite, so that it cannot.
     fn encode(&self, at: &TileAt<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Option<CodecId>;
+
+    /// Most bytes of the payload of a tile.
+    fn max_len(&self, target: &Target) -> usize;
 
     /// Bits a parameter in the paper's own way of counting, and what that way is.
     fn paper_bits(&self) -> (f64, &'static str);

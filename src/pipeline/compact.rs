@@ -61,7 +61,6 @@ pub fn compact_with(
         bytes_after,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
-        dry_run,
-        space,
+        run: space.into(),
     })
 }

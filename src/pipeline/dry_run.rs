@@ -80,11 +80,12 @@ fn told(
     Ok(CompressForecast { dry_run, variant, archive, bytes_before, parity_bytes, space, forecast })
 }
 
-/// Room for so many bytes where a file at `output` would be written.
+/// Room for so many bytes where a file at `output` would be written: what a caller that writes files of its own
+/// may want to know first.
 ///
 /// # Errors
 /// `Io` if its directory is not there, or nothing can be written to it.
-pub(crate) fn space(output: &Path, needed_bytes: u64) -> Result<Space> {
+pub fn space(output: &Path, needed_bytes: u64) -> Result<Space> {
     let real = output.canonicalize();
     room(disk::parent_of(real.as_deref().unwrap_or(output)), needed_bytes)
 }
@@ -93,7 +94,7 @@ pub(crate) fn space(output: &Path, needed_bytes: u64) -> Result<Space> {
 ///
 /// # Errors
 /// As [`space`].
-pub(crate) fn space_for_dir(output: &Path, needed_bytes: u64) -> Result<Space> {
+pub fn space_for_dir(output: &Path, needed_bytes: u64) -> Result<Space> {
     let there = output.ancestors().skip(1).find(|dir| dir.exists());
     let there = there.filter(|dir| !dir.as_os_str().is_empty());
     room(there.unwrap_or(Path::new(".")), needed_bytes)

@@ -2,6 +2,7 @@
 
 mod collect;
 mod kept;
+mod memory;
 mod tile;
 
 use crossbeam::channel::unbounded;
@@ -18,6 +19,8 @@ use crate::method::{LossyMethod, Method, TileAt, TraceNorms, lossless};
 use crate::pair::Pair;
 use crate::pipeline::calibration::{Calibration, output_sums};
 use crate::pipeline::encode::collect::{Collector, Outcome, Worked, encoded};
+pub(crate) use crate::pipeline::encode::memory::check_memory;
+use crate::pipeline::encode::memory::needs;
 pub(crate) use crate::pipeline::encode::tile::{EncodedTile, Restored};
 use crate::pipeline::identity::mask_place;
 use crate::pipeline::inputs::Inputs;
@@ -356,8 +359,7 @@ pub(crate) fn encode_units(
     let (method, calibration) = (&options.method, inputs.calibration.as_ref());
     let lossy = method.lossy();
     let known = Known::new(run.kept, lossy, pair);
-    let mut needs = inputs.needs(method, &run.sides);
-    needs.resident += known.resident_bytes();
+    let needs = needs(inputs, method, run);
     let width = needs.width(options.resources.max_memory, options.resources.threads)?;
     let spares = Spares::default();
     let stage = &EncodeStage { ft, pair, method, calibration, run: *run, known, spares };

@@ -47,7 +47,7 @@ pub use budget::DEFAULT_MAX_MEMORY;
 pub use compact::{compact, compact_with};
 pub use compare::compare;
 pub use compress::{append, compress};
-pub use dry_run::{append_dry_run, compress_dry_run};
+pub use dry_run::{append_dry_run, compress_dry_run, space, space_for_dir};
 pub use export::{
     Checksum, DeltaEncoding, ExportOptions, HfDelta, Peft, export_hf_delta,
     export_hf_delta_dry_run, export_peft, export_peft_dry_run, model_card,
@@ -62,7 +62,7 @@ pub use options::{
 };
 pub(crate) use ordered::run_parallel;
 pub use parity::{Parity, make_parity};
-pub use parts::{PartOptions, compress_part, join, join_dry_run, split};
+pub use parts::{PartOptions, compress_part, compress_part_dry_run, join, join_dry_run, split};
 pub use read::{TensorReader, VariantReader};
 pub use recover::recover;
 pub use remove::{remove, remove_with};

@@ -63,8 +63,7 @@ pub fn recover(
         bytes_after: found.bytes_after,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
-        dry_run,
-        space,
+        run: space.into(),
     })
 }
 

@@ -43,5 +43,6 @@ pub fn remove_with(
         (parity::renew(archive, wanted, false, &options.resources, observer)?, None)
     };
     let removed = name.to_owned();
-    Ok(RemoveReport { removed, variants, bytes_before, bytes_after, parity, dry_run, space })
+    let run = space.into();
+    Ok(RemoveReport { removed, variants, bytes_before, bytes_after, parity, run })
 }

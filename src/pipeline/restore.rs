@@ -21,7 +21,7 @@ use crate::pipeline::options::{Observer, RestoreOptions};
 use crate::pipeline::select::select;
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::{Shift, load_shift};
-use crate::report::RestoreReport;
+use crate::report::{DryRun, RestoreReport};
 
 /// Lost tensors and side files that an error names.
 const MAX_NAMED: usize = 20;
@@ -96,8 +96,7 @@ fn dry_run(
     let mut told = report(stage.stored, selected, layouts, started);
     let side_files = stage.stored.head.side_files.iter().map(|f| f.len);
     let beside = if options.tensors.is_empty() { side_files.sum() } else { 0 };
-    told.dry_run = true;
-    told.space = Some(space_for_dir(output, told.restored_bytes + beside)?);
+    told.run = Some(space_for_dir(output, told.restored_bytes + beside)?).into();
     Ok(told)
 }
 
@@ -125,8 +124,7 @@ fn report(
         resumed_files: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
-        dry_run: false,
-        space: None,
+        run: DryRun::default(),
     }
 }
 

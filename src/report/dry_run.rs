@@ -21,6 +21,24 @@ impl Space {
     }
 }
 
+/// Whether a verb only said what it would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DryRun {
+    /// Whether nothing was done, and the report is of what would be.
+    pub dry_run: bool,
+    /// In a dry run, room for what would be written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
+}
+
+impl From<Option<Space>> for DryRun {
+    /// A dry run has said what room there is, and nothing else has.
+    fn from(space: Option<Space>) -> Self {
+        Self { dry_run: space.is_some(), space }
+    }
+}
+
 /// What a `compress` or `append` would write.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::method::RatePlan;
-use crate::report::Space;
+use crate::report::DryRun;
 
 /// How a compress is shared out: what `plan --split` writes and every part is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,7 +89,7 @@ pub struct PartReport {
     pub tensors: u64,
     /// Bytes of the fine-tune in them.
     pub share_bytes: u64,
-    /// Bytes of the part.
+    /// Bytes of the part; of a dry run the most that it can have.
     pub part_bytes: u64,
     /// Most memory that was used, if the system tells.
     pub peak_memory_bytes: Option<u64>,
@@ -97,6 +97,9 @@ pub struct PartReport {
     pub elapsed_seconds: f64,
     /// What a person should know about the pair.
     pub notes: Vec<String>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// What `join` did.
@@ -120,11 +123,9 @@ pub struct JoinReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
-    /// Whether nothing was done, and this is what would be.
-    pub dry_run: bool,
-    /// In a dry run, room for what would be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<Space>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// An archive that was joined of parts.

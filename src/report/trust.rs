@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::{ParityReport, Space};
+use crate::report::{DryRun, ParityReport};
 
 /// What `verify` found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -138,11 +138,9 @@ pub struct RecoverReport {
     pub peak_memory_bytes: Option<u64>,
     /// Wall time.
     pub elapsed_seconds: f64,
-    /// Whether nothing was done, and this is what would be.
-    pub dry_run: bool,
-    /// In a dry run, room for what would be written.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub space: Option<Space>,
+    /// Whether it was a dry run.
+    #[serde(flatten)]
+    pub run: DryRun,
 }
 
 /// What `recover` saved of one variant.

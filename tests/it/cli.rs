@@ -480,7 +480,6 @@ fn a_compress_in_parts_is_joined_by_its_verbs() {
         (part("1/3", "", "x"), 2, "plan.json has 2 parts"),
         (part("1/2", "--seed 3", "x"), 2, "another seed"),
         (part("1/2", "--surveys s1", "x"), 2, "join all parts"),
-        (part("1/2", "--dry-run", "x"), 2, "cannot be used with"),
         (part("1/2", "--force", "base/x"), 2, "lies in the base"),
         (part("1/2", "", "p1"), 2, "--force"),
         ("join p1 -o x".into(), 2, "part 2 of 2 is missing"),

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
-use crate::support::{Pair, stderr};
+use crate::support::{Pair, stderr, stdout};
 
 const COMPRESS: &str = "compress --shards fine-tune --base base";
 const APPEND: &str = "append --shards fine-tune --base base --archive a.delta.zst";
@@ -50,6 +50,144 @@ fn dry(pair: &Pair, line: &str, code: i32) -> Value {
 /// How far `b` is from `a`.
 fn off(a: &Value, b: &Value) -> f64 {
     (a.as_f64().unwrap() / b.as_f64().unwrap() - 1.0).abs()
+}
+
+/// Verbs that write no file.
+const READ: &[&str] = &["inspect", "verify", "compare", "completions"];
+/// Writes, and is itself the trial: without a directory it leaves nothing.
+const TRIAL: &str = "demo";
+
+/// A line for each way in which a verb writes, and how its dry run ends. Real runs in this order find what they
+/// need.
+const WRITES: &[(&str, i32)] = &[
+    ("plan --shards fine-tune --base base --method bitdelta -o plan.json", 0),
+    ("plan --shards fine-tune --base base --method bitdelta --split 1 -o split.json", 0),
+    (
+        "compress --shards fine-tune --base base --method bitdelta --plan split.json --part 1/1 -o part",
+        0,
+    ),
+    ("join part -o joined.delta.zst", 0),
+    ("compress --shards fine-tune --base base --method bitdelta --parity 20% -o new.delta.zst", 0),
+    ("append --shards fine-tune --base base --archive a.delta.zst --name v", 0),
+    ("restore a.delta.zst --base base --name v -o back", 0),
+    ("export a.delta.zst --base base --name v --format hf-delta -o step", 0),
+    ("export a.delta.zst --base base --name v --format peft -o adapter", 0),
+    ("report a.delta.zst -o page.html", 0),
+    ("remove a.delta.zst --name v", 0),
+    ("compact a.delta.zst", 0),
+    ("recover a.delta.zst -o saved.delta.zst", 0),
+    ("repair new.delta.zst -o mended.delta.zst", 1),
+    ("man -o man", 0),
+    ("make-pair other --hidden 64 --intermediate 96 --vocab 128 --layers 2", 0),
+];
+
+/// A new verb has to say here whether it writes.
+#[test]
+fn every_verb_that_writes_has_a_dry_run_that_leaves_everything_as_it_was() {
+    let pair = Pair::with_archive();
+    let help = stdout(&pair.run("--help").code(0));
+    let commands = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let listed = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let verbs: Vec<_> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.contains(&"compress") && verbs.len() > 10, "{verbs:?}");
+    for verb in verbs.into_iter().filter(|verb| *verb != "help" && *verb != TRIAL) {
+        let writes = WRITES.iter().any(|(line, _)| line.split(' ').next() == Some(verb));
+        assert_ne!(writes, READ.contains(&verb), "{verb}");
+        if !writes {
+            let help = stdout(&pair.run(&format!("{verb} --help")).code(0));
+            assert!(!help.contains("--output"), "{verb} writes and has no dry run");
+        }
+    }
+    for (line, code) in WRITES {
+        if line.starts_with("repair") {
+            let path = pair.path("new.delta.zst");
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+        dry(&pair, line, *code);
+        let before = contents(&pair.path(""));
+        pair.run(line).code(0);
+        assert!(contents(&pair.path("")) != before, "{line} wrote nothing");
+    }
+    // Where there is nothing to write there is nothing to try.
+    for line in ["plan --shards fine-tune --base base", "man compress", "man"] {
+        pair.run(&format!("{line} --dry-run")).code(2);
+    }
+}
+
+#[test]
+fn single_files_and_made_up_pairs_say_their_sizes() {
+    let pair = Pair::with_archive();
+    let plan = "plan --shards fine-tune --base base --method bitdelta";
+    for (line, file) in [
+        (format!("{plan} -o plan.json"), "plan.json"),
+        (format!("{plan} --split 3 -o split.json"), "split.json"),
+        ("report a.delta.zst -o page.html".into(), "page.html"),
+        ("man -o man".into(), "man"),
+        ("make-pair other --hidden 128".into(), "other"),
+    ] {
+        let told = dry(&pair, &line, 0);
+        pair.run(&line).code(0);
+        let path = pair.path(file);
+        let written = if path.is_dir() { bytes_in(&path) } else { path.metadata().unwrap().len() };
+        // What a report says of times differs from run to run.
+        assert!(
+            off(&told["space"]["needed_bytes"], &Value::from(written)) < 0.02,
+            "{line}: {told}"
+        );
+    }
+    // A split is read back by the program, and has no place for what a dry run says.
+    let split: Value = serde_json::from_slice(&fs::read(pair.path("split.json")).unwrap()).unwrap();
+    assert_eq!(split.get("dry_run"), None);
+}
+
+#[test]
+fn parts_say_the_most_they_take_in_every_round() {
+    let pair = Pair::new();
+    for method in [
+        "lossless",
+        "delta-dct",
+        "bitdelta",
+        "dare",
+        "deltadq --group 16",
+        "deltadq --group 16 --index csr --parts 4",
+        "ultradelta",
+        "auto",
+    ] {
+        let how = format!("--shards fine-tune --base base --method {method}");
+        let split = pair.json(&format!("plan {how} --split 2 -o split.json --force"), 0);
+        let rounds = split["rounds"].as_u64().unwrap();
+        let mut surveys = String::new();
+        for round in 1..=rounds {
+            for part in [1, 2] {
+                let line = format!(
+                    "compress {how} --plan split.json --part {part}/2 -o part{part} {surveys}"
+                );
+                let told = dry(&pair, &line, 0);
+                let real = pair.json(&line, 0);
+                for key in ["variant", "part", "parts", "round", "rounds", "tensors", "share_bytes"]
+                {
+                    assert_eq!(told[key], real[key], "{line}: {key}");
+                }
+                let bytes = |told: &Value| told["part_bytes"].as_u64().unwrap();
+                assert!(bytes(&real) <= bytes(&told), "{line}: {told} {real}");
+                assert_eq!(told["space"]["needed_bytes"], told["part_bytes"], "{line}");
+                assert_eq!(
+                    bytes(&real),
+                    pair.path(&format!("part{part}")).metadata().unwrap().len()
+                );
+            }
+            pair.run(&format!("join part1 part2 -o joined{round}")).code(0);
+            surveys = format!("--surveys joined{round}");
+            for made in ["part1", "part2"] {
+                fs::remove_file(pair.path(made)).unwrap();
+            }
+        }
+        (1..=rounds)
+            .for_each(|round| fs::remove_file(pair.path(&format!("joined{round}"))).unwrap());
+    }
 }
 
 #[test]
@@ -153,7 +291,34 @@ fn failures_are_those_of_the_real_run() {
     let whole = fs::read(pair.path("a.delta.zst")).unwrap();
     fs::write(pair.path("cut.delta.zst"), &whole[..whole.len() / 2]).unwrap();
     let compress = |rest: &str| format!("{COMPRESS} {rest}");
+    let plan = COMPRESS.replace("compress", "plan");
+    let bitdelta = "--method bitdelta --name small";
+    pair.run(&format!("{plan} {bitdelta} --split 2 -o split.json")).code(0);
+    fs::write(pair.path("no-split.json"), "{}").unwrap();
+    let part = |rest: &str| format!("{COMPRESS} {bitdelta} --plan split.json --part {rest}");
     for (line, code) in [
+        (part("1/2 -o a.delta.zst"), 2),
+        (part("1/2 -o base/part"), 2),
+        (part("1/2 -o full"), 2),
+        (part("1/3 -o part"), 2),
+        (part("1/2 -o part --seed 9"), 2),
+        (part("1/2 -o part --max-memory 1MiB"), 2),
+        (part("1/2 -o part --surveys missing"), 6),
+        (part("1/2 -o part --surveys a.delta.zst"), 2),
+        (part("1/2 -o part").replace("split.json", "no-split.json"), 2),
+        (part("1/2 -o part").replace("--method bitdelta", "--method dare"), 2),
+        (format!("{plan} -o a.delta.zst"), 2),
+        (format!("{plan} -o base/plan.json"), 2),
+        (format!("{plan} -o none/plan.json"), 6),
+        (format!("{plan} --split 0 -o plan.json"), 2),
+        (format!("{plan} --split 2 -o full"), 2),
+        ("report a.delta.zst -o a.delta.zst --force".into(), 2),
+        ("report a.delta.zst -o none/page.html".into(), 6),
+        ("report a.delta.zst -o page.html --name other".into(), 2),
+        ("report a.delta.zst -o page.html --base fine-tune".into(), 5),
+        ("report missing.delta.zst -o page.html".into(), 6),
+        ("make-pair .".into(), 2),
+        ("make-pair other --hidden 0".into(), 2),
         (compress("-o a.delta.zst"), 2),
         (compress("-o base/a.delta.zst"), 2),
         (compress("-o full"), 2),
@@ -208,4 +373,22 @@ fn exports_say_the_most_they_take() {
     }
     pair.run("export a.delta.zst --base fine-tune -o out --format peft --dry-run").code(5);
     pair.run("export a.delta.zst --format card --dry-run").code(2);
+}
+
+/// A page of what is damaged says so, and so does its dry run.
+#[test]
+fn a_dry_report_ends_as_the_real_one() {
+    let pair = Pair::with_archive();
+    let path = pair.path("a.delta.zst");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let line = "report a.delta.zst -o page.html";
+    let told = dry(&pair, line, 4);
+    let real = pair.json(line, 4);
+    for key in ["output", "variants", "ok", "n_faults"] {
+        assert_eq!(told[key], real[key], "{key}");
+    }
+    assert_eq!(real["dry_run"], false);
 }

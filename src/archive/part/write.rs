@@ -40,14 +40,7 @@ impl PartWriter {
     /// # Errors
     /// `InvalidArgument` if something is there and `force` is not given; `Io`.
     pub(crate) fn create(path: &Path, force: bool, head: &PartHead) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
-        }
-        if path.exists() && !force {
-            let text =
-                format!("{} exists; choose another file, or --force to replace it", path.display());
-            return Err(Error::invalid_argument(text));
-        }
+        Self::refuse_existing(path, force)?;
         let (file, temp) = open_partial(path, "partial")?;
         disk::set_len(&file, 0).map_err(|e| Error::io("cut", &temp, e))?;
         let (buffer, hash, writeback) = (Vec::new(), Xxh3::new(), Writeback::default());
@@ -78,6 +71,22 @@ impl PartWriter {
     pub(crate) fn enter_frame(&mut self, entry: &Entry<'_>, frame: &[u8]) -> Result<()> {
         self.enter(entry)?;
         self.put(frame)
+    }
+
+    /// Says whether a part may stand at `path`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it may not.
+    pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
+        if path.is_dir() {
+            return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
+        }
+        if path.exists() && !force {
+            let text =
+                format!("{} exists; choose another file, or --force to replace it", path.display());
+            return Err(Error::invalid_argument(text));
+        }
+        Ok(())
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

@@ -33,6 +33,9 @@ pub(crate) struct MakePair {
     /// Shards of the fine-tune
     #[arg(long, value_name = "N")]
     pub(crate) shards: Option<u64>,
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Element types of made-up pairs.

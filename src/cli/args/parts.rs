@@ -9,7 +9,7 @@ pub(crate) struct Part {
     /// Make one part of a compress on several machines, as in 3/16: --plan is what plan --split wrote, -o the
     /// part, and join makes the archive of all. With the options of that plan
     #[arg(long, value_name = "I/N", value_parser = part, requires = "plan",
-        conflicts_with_all = ["resume", "parity", "dry_run"])]
+        conflicts_with_all = ["resume", "parity"])]
     pub(crate) part: Option<(u32, u32)>,
 
     /// With --part: what the parts of the round before found, joined; none in the first round

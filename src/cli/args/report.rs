@@ -18,4 +18,8 @@ pub(crate) struct Report {
     /// The base it was made against: decode every tensor and hold it to its stored hash too
     #[arg(long, value_name = "BASE")]
     pub(crate) base: Option<PathBuf>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }

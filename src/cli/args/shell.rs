@@ -20,4 +20,8 @@ pub(crate) struct Man {
     /// Write all pages into this directory instead
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+
+    /// Write nothing: check what can be checked, and say what would be written and whether it has room
+    #[arg(long, requires = "output", conflicts_with = "of")]
+    pub(crate) dry_run: bool,
 }

@@ -18,12 +18,13 @@ mod variant;
 
 use std::path::{Path, PathBuf};
 
-use delta_stream::{ArchiveSummary, Result, VerifyLevel, VerifyReport};
+use delta_stream::{ArchiveSummary, DryRun, Result, VerifyLevel, VerifyReport};
 use serde::Serialize;
 
 use crate::cli::output::{Facts, Outcome, exact_size};
 use crate::cli::resolve::Context;
-use crate::cli::{args, verify, whole_file};
+use crate::cli::whole_file::WholeFile;
+use crate::cli::{args, dry_run, verify};
 
 /// What a page is made of.
 struct Found {
@@ -47,17 +48,19 @@ struct Written {
     ok: bool,
     /// How many places of the archive are damaged.
     n_faults: u64,
+    #[serde(flatten)]
+    run: DryRun,
 }
 
 pub(crate) fn run(verb: &args::Report, context: &Context) -> Result<Outcome> {
     let base = verb.base.as_deref();
     let parity = with_suffix(&verb.archive, ".parity");
     let inputs: Vec<&Path> = [&*verb.archive, &*parity].into_iter().chain(base).collect();
-    whole_file::check(&verb.output, &inputs, context.force)?;
+    let output = WholeFile::checked(&verb.output, &inputs, (context.force, verb.dry_run))?;
     let found = look(verb, context)?;
     let page = page::render(&found)?;
-    whole_file::write(&verb.output, &page, context.force)?;
     let written = Written {
+        run: output.write(&page)?,
         output: verb.output.clone(),
         page_bytes: page.len() as u64,
         variants: found.summary.variants.iter().map(|v| v.name.clone()).collect(),
@@ -65,7 +68,7 @@ pub(crate) fn run(verb: &args::Report, context: &Context) -> Result<Outcome> {
         n_faults: found.verify.n_faults,
     };
     context.print(&written, || table(&written, &found))?;
-    Ok(verify::outcome(&found.verify))
+    Ok(dry_run::outcome(written.run.space.as_ref()).or(verify::outcome(&found.verify)))
 }
 
 /// Checks the archive, then reads what it holds. Of one whose tiles are damaged the records may still be read.
@@ -94,10 +97,12 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn table(written: &Written, found: &Found) -> String {
+    let page = format!("{}, {}", written.output.display(), exact_size(written.page_bytes));
     let mut facts = Facts::default();
     facts
-        .add("page", format!("{}, {}", written.output.display(), exact_size(written.page_bytes)))
+        .add(if written.run.dry_run { "would write" } else { "page" }, page)
         .add("variants", written.variants.join(", "))
         .add("integrity", integrity::verdict(&found.verify).0);
+    dry_run::add_space(&mut facts, written.run.space.as_ref());
     facts.to_string()
 }

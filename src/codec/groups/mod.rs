@@ -163,6 +163,13 @@ pub(crate) fn encode(
     }
 }
 
+/// Most bytes of the payload of a tile of which one entry of `alpha` survives, in so many parts by value.
+pub(crate) fn max_len_of((group, alpha): (u32, u32), parts: usize, target: &Target) -> usize {
+    let n = target.n_rows * kept_in_row(target.n_cols, group as usize, alpha as usize);
+    // Sparse rows are the largest form; codes of each part begin with a byte of their own.
+    SETTINGS + parts * (4 * (target.n_rows + 1) + 1) + 5 * n
+}
+
 /// Bits a position inside a group is stored in.
 fn position_bits(group: u32) -> u32 {
     match group.next_power_of_two().trailing_zeros() {

@@ -25,7 +25,7 @@ pub use plan::{MatrixRate, RatePlan};
 use std::sync::Arc;
 
 use crate::codec::trellis::{self, Decisions, Directions, TileNeeds};
-use crate::codec::{CodecId, Scratch};
+use crate::codec::{Codec, CodecId, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::method::auto::allocate::{RowRates, allocate, matrix_bytes};
 use crate::method::{
@@ -337,6 +337,10 @@ impl LossyMethod for Auto {
         let known = if none { Some(&[][..]) } else { held };
         trellis::encode(&at.delta, at.place, &decisions, known, scratch, out)?;
         Some(CodecId::Trellis)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        trellis::Trellis.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

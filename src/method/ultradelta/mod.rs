@@ -13,7 +13,7 @@ mod rates;
 
 pub(crate) use grid::GridPlan;
 
-use crate::codec::{CodecId, Scratch, runs};
+use crate::codec::{Codec, CodecId, Scratch, Target, runs};
 use crate::error::Result;
 use crate::method::{
     Decided, Joint, LossyMethod, MatrixCut, Measured, TRACE_NORM, TileAt, TraceNorms,
@@ -374,6 +374,10 @@ impl LossyMethod for UltraDelta {
         plan.survivors((at.tile_idx, at.place), &at.delta, scratch);
         runs::encode(&plan.decisions(), &scratch.positions, &scratch.kept, &mut scratch.bytes, out);
         Some(CodecId::Runs)
+    }
+
+    fn max_len(&self, target: &Target) -> usize {
+        runs::Runs.max_len(target)
     }
 
     fn paper_bits(&self) -> (f64, &'static str) {

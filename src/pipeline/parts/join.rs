@@ -84,8 +84,7 @@ fn join_to(
         archive,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
-        dry_run: write.is_dry,
-        space,
+        run: space.into(),
     })
 }
 

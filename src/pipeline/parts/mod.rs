@@ -2,13 +2,14 @@
 //! ARCHITECTURE.md, "More than one machine".
 
 mod join;
+mod most;
 mod part;
 mod share;
 mod split;
 mod whole;
 
 pub use join::{join, join_dry_run};
-pub use part::{PartOptions, compress_part};
+pub use part::{PartOptions, compress_part, compress_part_dry_run};
 pub use split::split;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};

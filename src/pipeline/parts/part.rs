@@ -1,6 +1,5 @@
 //! `compress --part`: one round of one share.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,14 +12,17 @@ use crate::method::{Measured, TraceNorms};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::choose::settle_as;
 use crate::pipeline::compress::put_side_files;
-use crate::pipeline::encode::Run;
+use crate::pipeline::dry_run::space;
+use crate::pipeline::encode::{Run, check_memory};
 use crate::pipeline::inputs::{Inputs, TOOL};
 use crate::pipeline::known::survey_at;
 use crate::pipeline::options::{CompressOptions, Observer};
+use crate::pipeline::parts::most::most_bytes;
 use crate::pipeline::parts::share::{Task, shares};
 use crate::pipeline::parts::{check, identity, joint_passes};
+use crate::pipeline::schedule::Unit;
 use crate::pipeline::sink::encode_tiles;
-use crate::report::{PartReport, Split};
+use crate::report::{DryRun, PartReport, Split};
 
 /// Which part of a split is made.
 #[derive(Debug, Clone)]
@@ -65,36 +67,100 @@ pub fn compress_part(
     observer: &dyn Observer,
 ) -> Result<PartReport> {
     let started = Instant::now();
+    let mut opened = open(ft, base, output, part, options, observer)?;
+    let mut writer = PartWriter::create(output, options.force, &opened.head)?;
+    let kept = begin(&mut opened, Some(&mut writer))?;
+    let measured = work(&opened, &kept, &mut writer, observer)?;
+    let Opened { inputs, head, .. } = &opened;
+    if head.encodes() {
+        end(inputs, &mut writer, measured, head.part == head.of)?;
+    }
+    inputs.check_unchanged()?;
+    let report = report(&opened, started);
+    Ok(PartReport { part_bytes: writer.commit()?, ..report })
+}
+
+/// What [`compress_part`] would do: the pair, the options, the split and all that the surveys say is checked, and
+/// nothing is written. How small the share gets is not known before, so bytes are what they are at most.
+///
+/// # Errors
+/// As [`compress_part`].
+pub fn compress_part_dry_run(
+    ft: &Path,
+    base: &Path,
+    output: &Path,
+    part: &PartOptions,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+) -> Result<PartReport> {
+    let started = Instant::now();
+    let mut opened = open(ft, base, output, part, options, observer)?;
+    PartWriter::refuse_existing(output, options.force)?;
+    // Before the long part, as in a real run.
+    space(output, 0)?;
+    let kept = begin(&mut opened, None)?;
+    let Opened { inputs, options, task, .. } = &opened;
+    let (units, earlier) = (task.units(inputs, options), TraceNorms::new());
+    check_memory(inputs, options, &run(&opened, &units, &earlier, &kept))?;
+    inputs.check_unchanged()?;
+    let part_bytes = most_bytes(inputs, options, task, part)?;
+    let run = Some(space(output, part_bytes)?).into();
+    Ok(PartReport { part_bytes, run, ..report(&opened, started) })
+}
+
+/// What a part is made of, once all was looked at that is there before.
+struct Opened {
+    inputs: Inputs,
+    /// With what was settled when the split was made.
+    options: CompressOptions,
+    head: PartHead,
+    task: Task,
+    /// What the round before found; taken when it is read.
+    surveys: Option<PartReader>,
+}
+
+/// Opens the pair, and says which round of which share the part is.
+fn open(
+    ft: &Path,
+    base: &Path,
+    output: &Path,
+    part: &PartOptions,
+    options: &CompressOptions,
+    observer: &dyn Observer,
+) -> Result<Opened> {
     check(options)?;
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(output)?;
-    let settled = &settle_as(&inputs, options, part.split.settled.as_ref(), observer)?;
-    let head = check_split(&inputs, settled, part)?;
-    let share = shares(&inputs, settled, head.of).swap_remove(part.part as usize - 1);
-    let options = settled;
-    let (mut writer, task, kept) = begin(&inputs, options, part, head, (share, output))?;
-    let measured = work(&inputs, options, (&task, &kept), &mut writer, observer)?;
-    let encodes = task.ends_with(options).is_none();
-    if encodes {
-        let is_last = part.part == part.split.parts;
-        end(&inputs, &mut writer, measured, is_last)?;
+    let options = settle_as(&inputs, options, part.split.settled.as_ref(), observer)?;
+    let mut head = check_split(&inputs, &options, part)?;
+    let surveys = part.surveys.as_deref().map(PartReader::open).transpose()?;
+    if let Some(surveys) = &surveys {
+        check_surveys(surveys, &head)?;
+        head.round = surveys.head().round + 1;
     }
-    inputs.check_unchanged()?;
-    let tensors = &inputs.ft.tensors()[task.share];
-    Ok(PartReport {
+    let share = shares(&inputs, &options, head.of).swap_remove(part.part as usize - 1);
+    let task = Task { share, round: head.round as usize - 1 };
+    Ok(Opened { inputs, options, head, task, surveys })
+}
+
+fn report(opened: &Opened, started: Instant) -> PartReport {
+    let Opened { inputs, options, head, task, .. } = opened;
+    let tensors = &inputs.ft.tensors()[task.share.clone()];
+    PartReport {
         variant: inputs.name.clone(),
         method: options.method.name(),
-        part: part.part,
-        parts: part.split.parts,
-        round: task.round as u32 + 1,
-        rounds: part.split.rounds,
+        part: head.part,
+        parts: head.of,
+        round: head.round,
+        rounds: head.rounds,
         tensors: tensors.len() as u64,
         share_bytes: tensors.iter().map(|t| t.n_bytes).sum(),
-        part_bytes: writer.commit()?,
+        part_bytes: 0,
         peak_memory_bytes: peak_memory(),
         elapsed_seconds: started.elapsed().as_secs_f64(),
         notes: inputs.pair.notes.clone(),
-    })
+        run: DryRun::default(),
+    }
 }
 
 /// Says whether this part can be made of that split; returns what it will be of, in the first round.
@@ -133,35 +199,26 @@ fn check_split(inputs: &Inputs, options: &CompressOptions, part: &PartOptions) -
     Ok(PartHead { identity, part: part.part, of, round: 1, rounds, tool, variant })
 }
 
-/// Begins the part at `output`: which round it is of, and what earlier ones found.
-fn begin(
-    inputs: &Inputs,
-    options: &CompressOptions,
-    part: &PartOptions,
-    mut head: PartHead,
-    (share, output): (Range<usize>, &Path),
-) -> Result<(PartWriter, Task, Kept)> {
-    let surveys = part.surveys.as_deref().map(PartReader::open).transpose()?;
-    if let Some(surveys) = &surveys {
-        check_surveys(surveys, &head)?;
-        head.round = surveys.head().round + 1;
-    }
-    let mut writer = PartWriter::create(output, options.force, &head)?;
-    if head.encodes() && head.part == 1 {
+/// Begins the part, if one is written, and reads what earlier rounds found.
+fn begin(opened: &mut Opened, mut writer: Option<&mut PartWriter>) -> Result<Kept> {
+    let surveys = opened.surveys.take();
+    let Opened { inputs, options, head, task, .. } = opened;
+    if let Some(writer) = writer.as_mut().filter(|_| head.encodes() && head.part == 1) {
         let (kind, variant) = (Kind::Head, FIRST_VARIANT);
         let label = Label { kind, codec: 0, variant, item: 0, part: 0 };
-        put_frame(&mut writer, &mut Encoder::new()?, label, &inputs.head(options).to_bytes()?)?;
+        put_frame(writer, &mut Encoder::new()?, label, &inputs.head(options).to_bytes()?)?;
     }
-    let task = Task { share, round: head.round as usize - 1 };
-    let Some(surveys) = surveys else { return Ok((writer, task, Kept::default())) };
+    let Some(surveys) = surveys else { return Ok(Kept::default()) };
     let (context, needed) = (surveys.context(), task.needed(inputs, options));
     // What stands for a whole matrix comes behind what its tiles had.
     let most = 2 * needed.iter().map(|unit| unit.n_surveys as u64 * unit.n_tiles()).sum::<u64>();
     let surveys = surveys.surveys(most, |at, found| {
         // A later round stands on what earlier ones found too.
-        match task.share.contains(&(at.tensor as usize)) && !head.encodes() {
-            true => writer.enter(&Entry::Note(Note::Surveyed(at, found))),
-            false => Ok(()),
+        match &mut writer {
+            Some(writer) if task.share.contains(&(at.tensor as usize)) && !head.encodes() => {
+                writer.enter(&Entry::Note(Note::Surveyed(at, found)))
+            }
+            _ => Ok(()),
         }
     })?;
     for unit in needed {
@@ -174,7 +231,7 @@ fn begin(
             return Err(Error::corrupt(text));
         }
     }
-    Ok((writer, task, Kept::surveyed(surveys)))
+    Ok(Kept::surveyed(surveys))
 }
 
 /// Says whether these surveys are what the round before found.
@@ -196,21 +253,25 @@ fn check_surveys(surveys: &PartReader, head: &PartHead) -> Result<()> {
 
 /// Surveys or encodes the share. Returns what was measured of the whole model.
 fn work(
-    inputs: &Inputs,
-    options: &CompressOptions,
-    (task, kept): (&Task, &Kept),
+    opened: &Opened,
+    kept: &Kept,
     writer: &mut PartWriter,
     observer: &dyn Observer,
 ) -> Result<Measured> {
-    let units = task.units(inputs, options);
-    let (earlier, ends_with) = (TraceNorms::new(), task.ends_with(options));
-    let log = PartLog::new(writer, ends_with.is_some());
-    let run = Run::new(&units, FIRST_VARIANT, &earlier, options.seed);
-    let run = Run { kept: Some(kept), ends_with, ..run };
+    let Opened { inputs, options, task, .. } = opened;
+    let (units, earlier) = (task.units(inputs, options), TraceNorms::new());
+    let run = run(opened, &units, &earlier, kept);
+    let log = PartLog::new(writer, run.ends_with.is_some());
     let measured = encode_tiles(inputs, &log, options, &run, observer)?.measured;
     // Who wished to stop at the last tile, too.
     observer.check()?;
     Ok(measured)
+}
+
+fn run<'a>(opened: &Opened, units: &'a [Unit], earlier: &'a TraceNorms, kept: &'a Kept) -> Run<'a> {
+    let Opened { options, task, .. } = opened;
+    let run = Run::new(units, FIRST_VARIANT, earlier, options.seed);
+    Run { kept: Some(kept), ends_with: task.ends_with(options), ..run }
 }
 
 fn put_frame(
