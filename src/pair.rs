@@ -33,6 +33,19 @@ pub(crate) struct Pair {
     pub(crate) notes: Vec<String>,
 }
 
+/// What to say of a base that has no tensor of the fine-tune's.
+fn strangers(ft: &Checkpoint, base: &Checkpoint) -> Option<String> {
+    let [first, of_base] = [ft, base].map(|side| side.tensors().first().map(|t| &*t.name));
+    let is_stranger = ft.tensors().iter().all(|t| base.find(&t.name).is_none());
+    let of_base = of_base.map_or("no tensor at all".to_owned(), |name| format!("{name} there"));
+    first.filter(|_| is_stranger).map(|first| {
+        format!(
+            "the base has NONE of the fine-tune's tensors, so that every one is stored whole; is it the right \
+             base? The first is {first} here, {of_base}"
+        )
+    })
+}
+
 impl Pair {
     /// Pairs tensors by name.
     pub(crate) fn new(
@@ -44,6 +57,7 @@ impl Pair {
         let mut notes = Vec::new();
         let items = ft.tensors().iter().map(|t| pair_tensor(t, base, method, policy, &mut notes));
         let items: Vec<_> = items.collect();
+        notes.extend(strangers(ft, base));
         let n_dropped = items.iter().filter(|p| p.dropped).count();
         if n_dropped > 0 {
             notes.push(format!(

@@ -330,7 +330,8 @@ pub struct CompareReport {
     /// Whether every tensor is in both, bit for bit.
     pub identical: bool,
     /// Over all float tensors that differ or have a delta: sum of squares of the difference over that
-    /// of the delta, with a base; over that of A without one. Null if there is nothing to divide by.
+    /// of the delta, with a base; over that of A without one. Null if there is nothing to divide by, or a
+    /// tensor that only one side has, or with another dtype or shape.
     pub relative_error: Option<f64>,
     /// One for each tensor of either side.
     pub tensors: Vec<TensorDifference>,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::archive::reader::Archive;
 use crate::checkpoint::disk::{self, TempPath, parent_of};
-use crate::checkpoint::{Locked, hidden_name, is_same_file};
+use crate::checkpoint::{Locked, hidden_name, is_same_file, is_weights};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the archive at `path` for writing, with the writers' lock.
@@ -29,14 +29,44 @@ pub(super) fn open_archive(path: &Path) -> Result<(Locked, Archive)> {
 /// # Errors
 /// `InvalidArgument` if it may not.
 pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
-    if path.exists() && !force {
-        let text = format!("{} exists; append to it, or replace it with --force", path.display());
-        return Err(Error::invalid_argument(text));
+    refuse_occupied(path, force, "append to it")
+}
+
+/// As [`refuse_existing`], of any file; `instead` is what else can be done with one that exists.
+pub(super) fn refuse_occupied(path: &Path, force: bool, instead: &str) -> Result<()> {
+    let refuse = |why: &str| Err(Error::invalid_argument(format!("{} {why}", path.display())));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return refuse("is a directory; give the name of a file, as in X.delta.zst");
     }
-    if path.is_dir() {
-        return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
+    if name.ends_with(".parity") {
+        return refuse("has the name of a parity file; choose another, as in X.delta.zst");
+    }
+    if is_weights(&name) {
+        return refuse("has the name of a model's weights; choose another, as in X.delta.zst");
+    }
+    // What a link leads to, if it leads anywhere.
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return refuse("is no regular file and is not replaced; choose another place");
+    }
+    if fs::symlink_metadata(path).is_ok() && !force {
+        return refuse(&format!("exists; {instead}, or replace it with --force"));
     }
     Ok(())
+}
+
+/// Opens a file to read it. A pipe is refused, since to open one is to wait for a writer.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn open_file(path: &Path) -> Result<File> {
+    let failed = |e| Error::io("open", path, e);
+    let metadata = fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() && !metadata.is_dir() {
+        let text = format!("{} is no regular file; an archive is one", path.display());
+        return Err(Error::new(ErrorKind::Io, text));
+    }
+    File::open(path).map_err(failed)
 }
 
 /// Says whether the archive at `path` could be written to now.

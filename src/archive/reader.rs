@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::archive::format::{FOOTER_LEN, FOOTER_TAG, FORMAT_VERSION, Footer, PREAMBLE};
 use crate::archive::index::{Index, IndexEntry};
+use crate::archive::lock::open_file;
 use crate::archive::part;
 use crate::archive::record::{Head, Item, Origin, Seal};
 use crate::archive::store::{FrameStore, MAX_STORED_LEN};
@@ -49,8 +50,7 @@ impl Archive {
     /// `Corrupt` if it is no archive, `Truncated` if no generation is whole, `Incompatible` if it
     /// was written by a newer tool.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-        Self::from_file(file, path)
+        Self::from_file(open_file(path)?, path)
     }
 
     /// Opens a file that is open already; `path` is for messages.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::archive::index::{Index, IndexEntry};
-use crate::archive::lock::{is_at, refuse_existing};
+use crate::archive::lock::{is_at, open_file, refuse_existing};
 use crate::archive::lost::{placeholder, stands_for_lost};
 use crate::archive::part;
 use crate::archive::reader::{Stored, join};
@@ -68,7 +68,7 @@ pub(crate) fn recover<'r>(
     rehash: Option<&'r mut (dyn Rehash + 'r)>,
     mut progress: impl FnMut(u64, u64) -> Result<()>,
 ) -> Result<Rescue> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let file = open_file(path)?;
     // A writer adds frames that no index lists yet, and cuts off what one before it left.
     let file = Locked::against_writers(file, path)?;
     refuse_same(&file, output)?;

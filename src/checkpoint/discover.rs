@@ -25,7 +25,7 @@ pub(super) struct Found {
 }
 
 /// Whether a file of this name holds weights, in whatever format, or says where they are.
-pub(super) fn is_weights(name: &str) -> bool {
+pub(crate) fn is_weights(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.ends_with(".safetensors")
         || name.ends_with(".index.json")
@@ -114,9 +114,33 @@ fn in_directory(dir: &Path) -> Result<Found> {
         files = all;
     }
     if !files.is_empty() {
+        refuse_incomplete(dir, &files)?;
         return Ok(Found { root, owns_root: true, files, index: None });
     }
     Err(refusal(dir, &foreign))
+}
+
+/// Refuses files that are by their names some of a number of which others are missing: half a download.
+fn refuse_incomplete(dir: &Path, files: &[String]) -> Result<()> {
+    for (prefix, _, of) in files.iter().filter_map(|name| numbered(name)) {
+        let name = |i| format!("{prefix}-{i:05}-of-{of:05}.safetensors");
+        if let Some(missing) = (1..=of).map(name).find(|name| !files.contains(name)) {
+            let text = format!(
+                "{}: {missing} is missing, and there is no {INDEX_NAME}; fetch the rest of the checkpoint",
+                dir.display()
+            );
+            return Err(Error::invalid_checkpoint(text));
+        }
+    }
+    Ok(())
+}
+
+/// What `PREFIX-0000I-of-0000N.safetensors` says of itself.
+fn numbered(name: &str) -> Option<(&str, u32, u32)> {
+    let (rest, of) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (prefix, i) = rest.rsplit_once('-')?;
+    let number = |text: &str| text.parse().ok().filter(|_| text.len() == 5);
+    Some((prefix, number(i)?, number(of)?))
 }
 
 /// Why a directory without safetensors is no checkpoint. Models come before what a training leaves

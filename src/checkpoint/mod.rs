@@ -40,7 +40,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) use adapter::{Adapter, is_adapter};
 pub(crate) use alias::aliases;
 pub(crate) use direct::{Direct, Fetch};
-pub(crate) use discover::INDEX_NAME;
+pub(crate) use discover::{INDEX_NAME, is_weights};
 #[cfg(feature = "fault-injection")]
 pub use disk::faults;
 pub(crate) use grown::GrownShard;

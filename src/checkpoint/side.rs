@@ -42,7 +42,12 @@ pub struct SideFiles {
     pub skipped: Vec<SkippedFile>,
 }
 
-/// Lists `root`. Weights in any format, hidden files and directories are neither carried nor reported.
+/// Whether a file has the name of an archive or of its parity.
+fn is_archive(name: &str) -> bool {
+    name.ends_with(".delta.zst") || name.ends_with(".parity")
+}
+
+/// Lists `root`. Weights in any format, and what is hidden, are neither carried nor reported.
 pub(super) fn list(root: &Path) -> Result<SideFiles> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(root).map_err(|e| Error::io("list", root, e))? {
@@ -60,7 +65,8 @@ pub(super) fn list(root: &Path) -> Result<SideFiles> {
         }
         let skip = match fs::metadata(&path) {
             Err(_) => Some("cannot be read (a dangling link?)"),
-            Ok(metadata) if metadata.is_dir() => continue,
+            Ok(metadata) if metadata.is_dir() => Some("is a directory"),
+            Ok(_) if is_archive(&name) => Some("is an archive of deltas"),
             Ok(metadata) if !metadata.is_file() => Some("is not a regular file"),
             Ok(metadata) if metadata.len() > MAX_SIDE_FILE_BYTES => Some("is larger than 256 MiB"),
             Ok(_) if os_name.to_str().is_none() => Some("is not a UTF-8 name"),

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 
 use crate::checkpoint::buffers::Blocks;
-use crate::checkpoint::discover::INDEX_NAME;
+use crate::checkpoint::discover::{INDEX_NAME, is_weights};
 use crate::checkpoint::disk::{self, TempDir, parent_of};
 use crate::checkpoint::gather::{Gather, OPEN_BYTES};
 use crate::checkpoint::layout::ShardLayout;
@@ -347,13 +347,14 @@ fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
     if sys::device(&metadata) != sys::device(&parent_metadata) {
         return refuse("is a mount point and cannot be replaced; give a directory inside it");
     }
-    let mut is_empty = true;
+    let (mut is_empty, mut has_weights) = (true, false);
     for entry in fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))? {
         let entry = entry.map_err(|e| Error::io("list", dir, e))?;
         is_empty = false;
         if !force {
             return refuse("is not empty; choose another directory, or --force to replace it");
         }
+        has_weights |= is_weights(&entry.file_name().to_string_lossy());
         if entry.file_type().map_err(|e| Error::io("list", dir, e))?.is_dir() {
             let name = entry.file_name();
             let name = shown(&name.to_string_lossy()).to_string();
@@ -362,6 +363,11 @@ fn check_replaceable(dir: &Path, force: bool) -> Result<bool> {
                  force; choose another directory"
             ));
         }
+    }
+    if !is_empty && !has_weights {
+        return refuse(
+            "holds no checkpoint: it is not replaced even by force; choose another directory, or empty it",
+        );
     }
     Ok(!is_empty)
 }

@@ -39,9 +39,14 @@ fn different_tensors(report: &CompareReport) -> String {
 pub(crate) fn table(report: &CompareReport, has_base: bool) -> String {
     let n_identical = report.tensors.iter().filter(|t| t.identical).count();
     let against = if has_base { "A's delta" } else { "A" };
-    let error = report
-        .relative_error
-        .map(|e| format!("{} (sum of squares, over that of {against})", relative(Some(e))));
+    let n_alone = report.tensors.iter().filter(|t| t.note.is_some()).count();
+    let error = match (report.relative_error, n_alone) {
+        (Some(e), _) => {
+            Some(format!("{} (sum of squares, over that of {against})", relative(Some(e))))
+        }
+        (None, 0) => None,
+        (None, n) => Some(format!("none: {} of the tensors cannot be compared", count(n as u64))),
+    };
     let mut facts = Facts::default();
     facts
         .add("result", if report.identical { "identical" } else { "different" })

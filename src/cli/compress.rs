@@ -1,14 +1,21 @@
 //! `compress` and `append`.
 
+use std::path::Path;
+
 use delta_stream::{CompressReport, Result};
 
 use crate::cli::args;
 use crate::cli::dry_run;
 use crate::cli::output::{Facts, Outcome, count, exact_size, listed, method, relative, size};
 use crate::cli::resolve::Context;
-use crate::cli::{parts, repair};
+use crate::cli::{parts, repair, whole_file};
 
 pub(crate) fn compress(verb: &args::Compress, context: &Context) -> Result<Outcome> {
+    let read: Vec<&Path> = [&verb.choice.plan, &verb.part.surveys]
+        .into_iter()
+        .filter_map(|file| file.as_deref())
+        .collect();
+    whole_file::apart(&verb.output, &read)?;
     if let (Some(part), Some(plan)) = (verb.part.part, &verb.choice.plan) {
         return parts::part(verb, part, plan, context);
     }

@@ -21,7 +21,10 @@ const SMALL: &str = "small";
 
 pub(crate) fn run(verb: &args::Demo, context: &Context) -> Result<Outcome> {
     let temp = match &verb.dir {
-        Some(_) => None,
+        Some(dir) => {
+            refuse_contents(dir)?;
+            None
+        }
         None => Some(temporary()?),
     };
     let dir = match (&verb.dir, &temp) {
@@ -39,6 +42,16 @@ pub(crate) fn run(verb: &args::Demo, context: &Context) -> Result<Outcome> {
     let found = result?;
     tour.finish(&found, verb.dir.is_some())?;
     Ok(Outcome::of(found.verified && found.exact))
+}
+
+/// The tour writes several files and directories, which have to lie among nobody's own.
+fn refuse_contents(dir: &Path) -> Result<()> {
+    let is_empty = std::fs::read_dir(dir).map_or(!dir.exists(), |mut found| found.next().is_none());
+    if is_empty {
+        return Ok(());
+    }
+    let text = format!("{} is not an empty directory; choose another", dir.display());
+    Err(Error::invalid_argument(text))
 }
 
 fn temporary() -> Result<TempDir> {

@@ -26,7 +26,10 @@ pub(crate) fn run(verb: &args::Plan, context: &Context) -> Result<Outcome> {
 
 /// The file that a plan or a split goes to.
 pub(crate) fn output<'a>(verb: &'a args::Plan, context: &Context) -> Result<Option<WholeFile<'a>>> {
-    let inputs: [&Path; 2] = [&verb.pair.fine_tune, &verb.pair.base];
+    let mut inputs: Vec<&Path> = vec![&verb.pair.fine_tune, &verb.pair.base];
+    inputs.extend(
+        [&verb.choice.plan, &verb.choice.calibrate].into_iter().filter_map(|file| file.as_deref()),
+    );
     let checked = |path| WholeFile::checked(path, &inputs, (context.force, verb.dry_run));
     verb.output.as_deref().map(checked).transpose()
 }

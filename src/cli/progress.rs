@@ -13,19 +13,32 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use delta_stream::{Error, ErrorKind, Observer, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::cli::output::{size, visible};
+use crate::cli::output::{exit_code, size, visible};
 
 /// Notes printed before the rest is only counted.
 const MAX_NOTES: usize = 5;
 /// Redraws a second.
 const REFRESH_HZ: u8 = 10;
 
-/// Set by the first signal; a second one changes nothing, so that temporary files are removed.
+/// Set by the first signal.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
+/// Signals after which the program ends at once. A second one may come with the first, of whoever forwards
+/// it to the whole group.
+const IMPATIENT: usize = 3;
 
-/// Turns Ctrl-C and a request to terminate into a wish to stop at the next tile.
+/// Turns Ctrl-C and a request to terminate into a wish to stop at the next tile, where temporary files are
+/// removed. Who insists is obeyed; what is left then is hidden, and the next run removes it.
+#[expect(clippy::disallowed_methods, reason = "whatever does not look at the wish has to end too")]
 pub(crate) fn catch_signals() -> Result<()> {
-    ctrlc::set_handler(|| CANCELLED.store(true, Ordering::Relaxed))
+    let mut n_signals = 0;
+    let handler = move || {
+        CANCELLED.store(true, Ordering::Relaxed);
+        n_signals += 1;
+        if n_signals >= IMPATIENT {
+            std::process::exit(exit_code(ErrorKind::Interrupted).into());
+        }
+    };
+    ctrlc::set_handler(handler)
         .map_err(|e| Error::new(ErrorKind::Io, "cannot listen for signals").with_source(e))
 }
 

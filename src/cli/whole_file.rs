@@ -35,11 +35,24 @@ impl<'a> WholeFile<'a> {
     }
 }
 
-/// Refuses a file that is there or lies in an input, before any work is done.
+/// Refuses a file that is there, can never be there, or lies in an input, before any work is done.
 pub(crate) fn check(output: &Path, inputs: &[&Path], force: bool) -> Result<()> {
+    let refuse = |why| Err(Error::invalid_argument(format!("{} {why}", output.display())));
+    if output.is_dir() || output.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return refuse("is a directory; give the name of a file");
+    }
+    // What a link leads to, if it leads anywhere.
+    if fs::metadata(output).is_ok_and(|metadata| !metadata.is_file()) {
+        return refuse("is no regular file and is not replaced; choose another place");
+    }
     if !force && fs::symlink_metadata(output).is_ok() {
         return Err(exists(output));
     }
+    apart(output, inputs)
+}
+
+/// Refuses an output that is or lies in an input.
+pub(crate) fn apart(output: &Path, inputs: &[&Path]) -> Result<()> {
     let Ok(dir) = directory(output).canonicalize() else {
         return Ok(());
     };

@@ -6,7 +6,8 @@ use std::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::archive::{self, Archive, Origin, Rehash, Rehashed, Rescued, Stored, TensorHashes};
-use crate::error::Result;
+use crate::checkpoint::aliases;
+use crate::error::{Error, Result};
 use crate::pipeline::base::Base;
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
@@ -30,7 +31,7 @@ use crate::report::{RecoverReport, RecoveredVariant};
 ///
 /// # Errors
 /// `Corrupt` if nothing can be saved; `Incompatible` if a newer tool wrote the archive; `InvalidArgument`
-/// if `output` exists (without force) or is the damaged archive; `Mismatch` if the base is another; `Io`;
+/// if `output` exists (without force), is the damaged archive or lies in the base; `Mismatch` if the base is another; `Io`;
 /// `Interrupted`. Nothing is then left at `output`.
 pub fn recover(
     archive: &Path,
@@ -41,6 +42,10 @@ pub fn recover(
     let started = Instant::now();
     let base = options.base.as_ref().map(|base| Base::open(base, &options.resources));
     let base = base.transpose()?;
+    if base.as_ref().is_some_and(|base| aliases(output, base.checkpoint())) {
+        let text = format!("{} lies in the base; choose another place", output.display());
+        return Err(Error::invalid_argument(text));
+    }
     let resources = &options.resources;
     let mut anew = base.as_ref().map(|base| Anew { base, resources, observer });
     let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);

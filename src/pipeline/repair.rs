@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::archive::parity::{Damaged, Look, Mended, ParityFile, Standing, path_of};
+use crate::archive::refuse_existing;
 use crate::error::{Error, Result, ResultExt};
 use crate::pipeline::budget::peak_memory;
 use crate::pipeline::options::{Observer, RepairOptions, VerifyOptions};
@@ -78,6 +79,8 @@ impl<'a> Run<'a> {
         observer: &'a dyn Observer,
     ) -> Result<Self> {
         let to_replace = options.output.is_none() && !options.dry_run;
+        // Before the scan, however long that is.
+        options.output.as_deref().map_or(Ok(()), |file| refuse_existing(file, options.force))?;
         let damaged = Damaged::open(archive, to_replace)?;
         let path = path_of(archive);
         let parity = ParityFile::open(archive)?.ok_or_else(|| {

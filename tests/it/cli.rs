@@ -410,6 +410,30 @@ fn pairs_of_any_size_can_be_made() {
 }
 
 #[test]
+fn a_base_that_has_nothing_of_the_fine_tune_is_told_loudly() {
+    let pair = Pair::with_archive();
+    pair.run("compress --shards fine-tune --base base -o x")
+        .success()
+        .stderr(contains("NONE").not());
+    let dir = pair.path("strange");
+    fs::create_dir(&dir).unwrap();
+    let header = r#"{"wte":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend([0; 4]);
+    fs::write(dir.join("model.safetensors"), bytes).unwrap();
+    pair.run("compress --shards fine-tune --base strange -o y")
+        .success()
+        .stderr(contains("NONE of the fine-tune's tensors").and(contains("wte there")));
+    let report = pair.json("compress --shards fine-tune --base strange -o y --force", 0);
+    assert!(report["notes"][0].as_str().unwrap().contains("NONE"), "{report}");
+    // Without a counterpart there is no error to be small.
+    let report = pair.json("compare fine-tune strange", 1);
+    assert!(report["relative_error"].is_null(), "{report}");
+    pair.run("compare fine-tune strange").code(1).stdout(contains("none: 21 of the tensors"));
+}
+
+#[test]
 fn rates_that_were_given_go_with_the_plan_of_parts() {
     let pair = Pair::with_archive();
     let given = "--shards fine-tune --base base --name small";

@@ -34,7 +34,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("eprintln!", &["cli/", "main.rs"]),
     ("print!", &["cli/", "main.rs"]),
     ("eprint!", &["cli/", "main.rs"]),
-    ("process::exit", &["main.rs"]),
+    ("process::exit", &["main.rs", "cli/progress.rs"]),
     ("env::var", &["cli/"]),
     // What changes a disk, so that faults can be injected into all of it. The command line writes reports
     // and plans of its own.

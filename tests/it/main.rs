@@ -20,6 +20,7 @@ mod repair;
 mod cli;
 
 // The page of `report`.
+mod outputs;
 mod page;
 
 // What a terminal shows.

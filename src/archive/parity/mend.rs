@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::format::{FOOTER_LEN, Footer};
-use crate::archive::lock::{check_is_at, is_at, open_partial};
+use crate::archive::lock::{check_is_at, is_at, open_partial, refuse_existing};
 use crate::archive::parity::file::{ParityFile, discard, read_what_can_be};
 use crate::archive::parity::standing::{Standing, standing};
 use crate::archive::parity::window::Group;
@@ -75,9 +75,8 @@ impl<'a> Mended<'a> {
     pub(crate) fn begin(damaged: &'a Damaged, output: Option<&Path>, force: bool) -> Result<Self> {
         let path = output.unwrap_or(&damaged.path).to_owned();
         let force = force || output.is_none();
-        if path.exists() && !force {
-            let text = format!("{} exists; replace it with --force", path.display());
-            return Err(Error::invalid_argument(text));
+        if output.is_some() {
+            refuse_existing(&path, force)?;
         }
         if output.is_some() && is_at(&damaged.file, &path) {
             let text = format!("{} is the damaged archive; leave --output out", path.display());

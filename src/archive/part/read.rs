@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::archive::lock::open_file;
 use crate::archive::part::{Entry, MAGIC, MAX_ENTRY, PREFIX, PartHead};
 use crate::archive::store::MAX_STORED_LEN;
 use crate::archive::writer::{Note, SurveyAt, Surveys};
@@ -32,7 +33,7 @@ impl PartReader {
     /// # Errors
     /// `InvalidArgument` if it is no part; `Corrupt`, `Truncated`, `Incompatible`; `Io`.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let file = open_file(path)?;
         let len = file.metadata().map_err(|e| Error::io("examine", path, e))?.len();
         let (tool, variant) = (String::new(), String::new());
         let head = PartHead { identity: 0, part: 0, of: 0, round: 0, rounds: 0, tool, variant };

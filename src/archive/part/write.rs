@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::archive::lock::open_partial;
+use crate::archive::lock::{open_partial, refuse_occupied};
 use crate::archive::part::{Entry, MAGIC, PartHead};
 use crate::checkpoint::disk::{self, TempPath};
 use crate::checkpoint::{Locked, Writeback, sync_dir};
@@ -78,15 +78,7 @@ impl PartWriter {
     /// # Errors
     /// `InvalidArgument` if it may not.
     pub(crate) fn refuse_existing(path: &Path, force: bool) -> Result<()> {
-        if path.is_dir() {
-            return Err(Error::invalid_argument(format!("{} is a directory", path.display())));
-        }
-        if path.exists() && !force {
-            let text =
-                format!("{} exists; choose another file, or --force to replace it", path.display());
-            return Err(Error::invalid_argument(text));
-        }
-        Ok(())
+        refuse_occupied(path, force, "choose another file")
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

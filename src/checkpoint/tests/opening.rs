@@ -46,6 +46,11 @@ fn a_directory_gives_its_shards_by_precedence() {
     );
     refused(&["model.Q4.gguf"], "GGUF");
     refused(&["A.safetensors", "a.safetensors"], "letter case");
+    // Half a download.
+    refused(&["model-00001-of-00002.safetensors"], "model-00002-of-00002.safetensors is missing");
+    let both = ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"];
+    check(&both, &both);
+    check(&["m-1-of-2.safetensors"], &["m-1-of-2.safetensors"]);
 }
 
 #[test]
@@ -132,6 +137,8 @@ fn side_files_are_what_belongs_to_the_model() {
     carried.iter().chain(&left).for_each(|name| drop(put(dir.path(), name, "x")));
     fs::remove_file(dir.path().join("model.safetensors.index.json.bak")).unwrap();
     fs::create_dir(dir.path().join("original")).unwrap();
+    fs::create_dir(dir.path().join(".cache")).unwrap();
+    put(dir.path(), "other.delta.zst", "x");
     put(dir.path(), "readme.md", "x");
     put(dir.path(), "a:b", "x");
     let huge = fs::File::create(dir.path().join("huge.npy")).unwrap();
@@ -139,7 +146,7 @@ fn side_files_are_what_belongs_to_the_model() {
     let side = Checkpoint::open(dir.path()).unwrap().side_files().unwrap();
     assert_eq!(side.files.iter().map(|f| &*f.name).collect::<Vec<_>>(), carried);
     let skipped: Vec<_> = side.skipped.iter().map(|f| &*f.name).collect();
-    assert_eq!(skipped, ["a:b", "huge.npy", "readme.md"]);
+    assert_eq!(skipped, ["a:b", "huge.npy", "original", "other.delta.zst", "readme.md"]);
 }
 
 #[test]

@@ -109,6 +109,8 @@ fn what_is_there_is_kept_unless_forced() {
     CheckpointWriter::create(&dir, false).unwrap().commit().unwrap();
     let old = put(&dir, "old.txt", "old");
     refused(&dir, false, "is not empty");
+    refused(&dir, true, "holds no checkpoint");
+    put(&dir, "old.safetensors", "old");
     refused(&old, true, "is a file");
     refused(&dir.join("old.txt/below"), false, "old.txt");
     refused(Path::new("/"), true, "cannot be replaced");
