@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use delta_stream::{
     Auto, CompressOptions, ErrorKind, HubCache, IoMode, Method, Observer, PartOptions, Resources,
@@ -13,8 +14,9 @@ use half::{bf16, f16};
 
 use crate::determinism::choice;
 use crate::made::{
-    Files, Outcome, Place, Rng, Tensor, encode, kind_of, shard, tensor, tensors, write,
+    Files, Outcome, Place, Rng, Tensor, alone, encode, kind_of, shard, tensor, tensors, write,
 };
+use crate::resume::{Lab, WORKERS, cut_off, program, run_for, store, strays};
 
 const CONFIG: &str = r#"{"peft_type": "LORA", "r": 8, "lora_alpha": 12, "use_rslora": true, "bias": "none",
     "rank_pattern": {"key": 3, "layer.0.c_proj": 5}, "alpha_pattern": {"query": 32}, "use_dora": false,
@@ -290,6 +292,110 @@ fn what_is_no_plain_lora_is_refused_with_the_way_out() -> Outcome {
     fs::remove_file(&weights)?;
     fs::write(place.ft.join("adapter_model.bin"), "x")?;
     refused(&["adapter_model.bin", "torch.load", "adapter_model.safetensors"]);
+    Ok(())
+}
+
+/// Moments at which a run is ended, and as many at which it is killed.
+const MOMENTS: u32 = 6;
+
+#[test]
+fn a_run_that_was_cut_off_goes_on_to_the_same_bytes() -> Outcome {
+    alone("adapter::a_run_that_was_cut_off_goes_on_to_the_same_bytes", from_anywhere)
+}
+
+fn from_anywhere() -> Outcome {
+    for (method, appends) in [
+        (Method::Lossless, false),
+        (Method::Auto(Auto::default()), false),
+        (Method::Lossless, true),
+    ] {
+        let lab = Lab::new(case()?.place, resumable(method.clone()), appends)?;
+        let mut most = 0;
+        for i in 0..MOMENTS {
+            let cut = 1 + u64::from(i) * (lab.n_tiles - 2) / u64::from(MOMENTS - 1);
+            most = most.max(lab.end_and_resume(cut)?);
+            let moment = lab.lasts.mul_f64(f64::from(2 * i + 1) / f64::from(2 * MOMENTS));
+            most = most.max(lab.kill_and_resume(moment)?.map_or(0, |[tiles, _]| tiles));
+        }
+        println!(
+            "{}, appends: {appends}: at most {most} of {} tiles again",
+            method.name(),
+            lab.n_tiles
+        );
+        assert!(most <= WORKERS as u64, "{method:?}: {most} tiles again");
+    }
+    Ok(())
+}
+
+fn resumable(method: Method) -> CompressOptions {
+    let resources = Resources::default().with_threads(WORKERS);
+    CompressOptions::new(method).with_name("v").with_resources(resources)
+}
+
+#[test]
+fn a_program_that_was_killed_goes_on_to_the_same_bytes() -> Outcome {
+    let Case { place, .. } = case()?;
+    let line = "--shards ft -o ft.delta.zst --name v --method lossless";
+    let command = || program(&place, "compress", line);
+    let started = Instant::now();
+    run_for(&mut command(), None)?;
+    let (lasts, wanted) = (started.elapsed(), fs::read(&place.archive)?);
+    let mut n_killed = 0;
+    for i in 0..2 * MOMENTS {
+        fs::remove_file(&place.archive)?;
+        let moment = lasts.mul_f64(f64::from(i) / f64::from(2 * MOMENTS));
+        n_killed += u32::from(run_for(&mut command(), Some(moment))?.is_none());
+        if !place.archive.exists() {
+            run_for(&mut command(), None)?;
+        }
+        assert!(fs::read(&place.archive)? == wanted, "kill {i}");
+        assert_eq!(strays(&place)?, [""; 0], "kill {i}");
+    }
+    assert!(n_killed > 0, "no kill came in time");
+    Ok(())
+}
+
+#[test]
+fn a_run_does_not_go_on_with_another_adapter() -> Outcome {
+    alone("adapter::a_run_does_not_go_on_with_another_adapter", others_refused)
+}
+
+fn others_refused() -> Outcome {
+    let Case { place, .. } = case()?;
+    let options = resumable(Method::Lossless);
+    store(&place, &options, &Silent)?;
+    let wanted = fs::read(&place.archive)?;
+    fs::remove_file(&place.archive)?;
+    cut_off(&place, &options, 4);
+    let resumes = options.clone().with_resume(true);
+    let refused = |what: &str| {
+        let error = store(&place, &resumes, &Silent).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{what}: {error}");
+        assert!(error.to_string().contains("without --resume"), "{what}: {error}");
+    };
+    let config = place.ft.join("adapter_config.json");
+    for (from, to) in [("\"lora_alpha\": 12", "\"lora_alpha\": 13"), ("\"key\": 3", "\"key\": 3.0")]
+    {
+        fs::write(&config, CONFIG.replacen(from, to, 1))?;
+        refused(to);
+    }
+    // What was refused is still there, and goes on with what it began with.
+    fs::write(&config, CONFIG)?;
+    let report = store(&place, &resumes, &Silent)?;
+    assert!(report.resumed_tensors > 0 && fs::read(&place.archive)? == wanted);
+    fs::remove_file(&place.archive)?;
+
+    // Of tensors the file's length and times are compared, as of any shard.
+    let weights = place.ft.join("adapter_model.safetensors");
+    let mut bytes = fs::read(&weights)?;
+    *bytes.last_mut().ok_or("no bytes")? ^= 1;
+    cut_off(&place, &options, 4);
+    fs::write(&weights, &bytes)?;
+    refused("a factor");
+    // A run that does not resume starts again and leaves nothing.
+    assert_eq!(store(&place, &options, &Silent)?.resumed_tensors, 0);
+    assert!(fs::read(&place.archive)? != wanted);
+    assert_eq!(strays(&place)?, [""; 0]);
     Ok(())
 }
 

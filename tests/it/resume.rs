@@ -43,7 +43,7 @@ fn options(method: Method) -> CompressOptions {
     CompressOptions::new(method).with_name("second").with_resources(resources)
 }
 
-fn store(
+pub(crate) fn store(
     place: &Place,
     options: &CompressOptions,
     observer: &dyn Observer,
@@ -53,7 +53,7 @@ fn store(
 }
 
 /// Names beside base, fine-tune and archive.
-fn strays(place: &Place) -> Outcome<Vec<String>> {
+pub(crate) fn strays(place: &Place) -> Outcome<Vec<String>> {
     let mut names: Vec<_> = read_names(place)?;
     names.retain(|n| !["base", "ft", "ft.delta.zst"].contains(&n.as_str()));
     Ok(names)
@@ -148,20 +148,20 @@ impl Observer for Killed {
 }
 
 /// A run that is ended and resumed at many moments, and what it comes to undisturbed.
-struct Lab {
-    place: Place,
+pub(crate) struct Lab {
+    pub(crate) place: Place,
     options: CompressOptions,
     /// The archive it adds to.
     first: Option<Vec<u8>>,
     wanted: Vec<u8>,
     /// Tiles of all passes, and their elements.
-    n_tiles: u64,
+    pub(crate) n_tiles: u64,
     n_elements: u64,
-    lasts: Duration,
+    pub(crate) lasts: Duration,
 }
 
 impl Lab {
-    fn new(place: Place, options: CompressOptions, appends: bool) -> Outcome<Self> {
+    pub(crate) fn new(place: Place, options: CompressOptions, appends: bool) -> Outcome<Self> {
         let first = appends.then(|| -> Outcome<_> {
             let other = Method::BitDelta(BitDelta::default());
             store(&place, &self::options(other).with_name("first"), &Silent)?;
@@ -178,7 +178,7 @@ impl Lab {
     }
 
     /// Ends a run after `cut` tiles and resumes it. Returns how many tiles were surveyed or encoded again.
-    fn end_and_resume(&self, cut: u64) -> Outcome<u64> {
+    pub(crate) fn end_and_resume(&self, cut: u64) -> Outcome<u64> {
         back_to(&self.place, self.first.as_deref())?;
         faults::take_work();
         cut_off(&self.place, &self.options, cut);
@@ -188,7 +188,7 @@ impl Lab {
 
     /// Kills a run at a moment and resumes it. Returns how many tiles, and elements, were surveyed or encoded
     /// again; none if it was done before.
-    fn kill_and_resume(&self, moment: Duration) -> Outcome<Option<[u64; 2]>> {
+    pub(crate) fn kill_and_resume(&self, moment: Duration) -> Outcome<Option<[u64; 2]>> {
         back_to(&self.place, self.first.as_deref())?;
         faults::take_work();
         let (options, observer) = (self.options.clone().with_resume(true), Killed::default());
@@ -257,7 +257,7 @@ impl Lab {
 const OF_A_NORM: u64 = 3 + 9;
 
 /// Threads that work, and so tiles that are done again at most.
-const WORKERS: usize = 2;
+pub(crate) const WORKERS: usize = 2;
 
 /// Moments at which runs are killed.
 const MOMENTS: usize = 20;
@@ -435,7 +435,7 @@ fn back_to(place: &Place, archive: Option<&[u8]>) -> Outcome {
 }
 
 /// A run that was cut off after `cut` tiles.
-fn cut_off(place: &Place, options: &CompressOptions, cut: u64) {
+pub(crate) fn cut_off(place: &Place, options: &CompressOptions, cut: u64) {
     let resumes = options.clone().with_resume(true);
     let error = store(place, &resumes, &After(cut.into())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
@@ -558,12 +558,15 @@ fn slow_pair() -> Outcome<Place> {
 }
 
 /// What a run that was not killed before `moment` reports.
-fn run_for(command: &mut Command, moment: Option<Duration>) -> Outcome<Option<serde_json::Value>> {
+pub(crate) fn run_for(
+    command: &mut Command,
+    moment: Option<Duration>,
+) -> Outcome<Option<serde_json::Value>> {
     let printed = kill_after(command, moment)?;
     Ok(printed.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
 }
 
-fn program(place: &Place, verb: &str, line: &str) -> Command {
+pub(crate) fn program(place: &Place, verb: &str, line: &str) -> Command {
     let mut command = crate::support::program();
     command.current_dir(place.path("")).arg(verb).args(line.split_whitespace());
     command.args(["--base", "base", "--json", "-q", "--threads", "2", "--resume"]);
