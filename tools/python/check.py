@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Builds the package in an environment of its own and runs its tests: python3 check.py [--torch].
 
-Says so and ends well where nothing can be installed. With --torch PyTorch and transformers are installed too, some
-gigabytes; without it they are used where this Python has them. The tests skip what needs a package that is not there.
+Says so and ends well where nothing can be installed. With --torch PyTorch, transformers and PEFT are installed too,
+some gigabytes; without it they are used where this Python has them. The tests skip what needs a package that is not
+there.
 """
 
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent.resolve()
 NEEDED = ["maturin>=1.5,<2", "pytest", "numpy"]
 WANTED = ["safetensors", "ml_dtypes", "tqdm", "mypy"]
-LARGE = ["torch", "transformers"]
+LARGE = ["torch", "transformers", "peft"]
 
 
 def pip(python, *packages):
