@@ -260,7 +260,7 @@ fn what_is_no_plain_lora_is_refused_with_the_way_out() -> Outcome {
     for (from, to, words) in [
         ("\"LORA\"", "\"LOHA\"", &["adapter_config.json", "LOHA", "merge_and_unload"][..]),
         ("\"use_dora\": false", "\"use_dora\": true", &["DoRA"]),
-        ("\"none\"", "\"lora_only\"", &["bias is lora_only"]),
+        ("\"none\"", "\"lora_only\"", &["bias is \"lora_only\""]),
         ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\"", &["pissa"]),
         ("\"r\": 8", "\"r\": 4", &["rank 8", "says 4", "lora_A"]),
         ("\"r\": 8", "\"r\": \"8\"", &["r is no number"]),

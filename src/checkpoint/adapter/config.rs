@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use regex::Regex;
 use serde_json::{Map, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::checkpoint::adapter::patterns::Patterns;
 use crate::checkpoint::adapter::refused;
 use crate::checkpoint::header::json_fault;
+use crate::checkpoint::names::shown;
 use crate::error::{Error, Result};
 
 /// Longest configuration read; with a rank for each layer they have some 100 KB.
@@ -32,9 +33,6 @@ const OTHER_MATHS: &[(&str, &str)] = &[
 /// Ways to begin a training that leave the base's weights as they are. Others change them, so the product
 /// belongs to another base.
 const PLAIN_INITS: &[&str] = &["gaussian", "eva", "orthogonal"];
-
-/// Values by patterns of module names; of several that fit the first counts.
-type Patterns = Vec<(Regex, f64)>;
 
 /// What was read of an adapter's configuration.
 #[derive(Debug)]
@@ -94,18 +92,14 @@ impl Config {
 
     /// The rank of a module.
     pub(super) fn rank(&self, module: &str) -> f64 {
-        find(&self.ranks, module).unwrap_or(self.rank)
+        self.ranks.find(module).unwrap_or(self.rank)
     }
 
     /// What the product of a module is multiplied by.
     pub(super) fn scale(&self, module: &str) -> f64 {
-        let (rank, alpha) = (self.rank(module), find(&self.alphas, module).unwrap_or(self.alpha));
+        let (rank, alpha) = (self.rank(module), self.alphas.find(module).unwrap_or(self.alpha));
         alpha / if self.is_rank_stabilised { rank.sqrt() } else { rank }
     }
-}
-
-fn find(patterns: &Patterns, module: &str) -> Option<f64> {
-    patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|row| row.1)
 }
 
 /// Whether a setting asks for something: not null, false, 0 or empty.
@@ -123,32 +117,32 @@ fn check_plain(path: &Path, map: &Map<String, Value>) -> Result<()> {
     let text = |name: &str| map.get(name).and_then(Value::as_str);
     let kind = text("peft_type").unwrap_or("unknown");
     if kind != "LORA" {
-        return Err(refused(path, &format!("peft_type is {kind}, not LORA")));
+        return Err(refused(path, &format!("peft_type is {}, not LORA", shown(kind))));
     }
     if let Some((name, what)) = OTHER_MATHS.iter().find(|(name, _)| is_set(map.get(*name))) {
         return Err(refused(path, &format!("{name} makes it {what}")));
     }
     if let Some(bias) = text("bias").filter(|bias| *bias != "none") {
-        return Err(refused(path, &format!("bias is {bias}: it trained biases too")));
+        return Err(refused(path, &format!("bias is {}: it trained biases too", shown(bias))));
     }
     match text("init_lora_weights").filter(|init| !PLAIN_INITS.contains(init)) {
         Some(init) => Err(refused(
             path,
-            &format!("init_lora_weights is {init}, which changes the base's own weights"),
+            &format!("init_lora_weights is {}, which changes the base's own weights", shown(init)),
         )),
         None => Ok(()),
     }
 }
 
-/// As PEFT reads them: a pattern is the end of a module's name, from a dot on.
 fn patterns(path: &Path, map: &Map<String, Value>, name: &str) -> Result<Patterns> {
-    let Some(Value::Object(of)) = map.get(name) else { return Ok(Vec::new()) };
-    let compile = |(pattern, value): (&String, &Value)| {
-        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).ok();
-        let value = value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
-        regex.zip(value).ok_or_else(|| {
-            refused(path, &format!("{name} has {pattern:?}, which is not understood"))
-        })
+    let Some(Value::Object(of)) = map.get(name) else { return Ok(Patterns::default()) };
+    let not_understood = |pattern: &str| {
+        refused(path, &format!("{name} has {}, which is not understood", shown(pattern)))
     };
-    of.iter().map(compile).collect()
+    let mut rows = Vec::with_capacity(of.len());
+    for (pattern, value) in of {
+        let value = value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        rows.push((pattern.as_str(), value.ok_or_else(|| not_understood(pattern))?));
+    }
+    Patterns::new(&rows).map_err(not_understood)
 }

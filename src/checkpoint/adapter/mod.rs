@@ -5,6 +5,7 @@
 mod config;
 mod keys;
 mod merged;
+mod patterns;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -180,7 +181,8 @@ impl Matcher<'_> {
     /// The base's tensor of this name, which the adapter's tensor `t` is for.
     fn target(&self, t: &TensorInfo, name: &str) -> Result<usize> {
         keys::find(self.base, name).ok_or_else(|| {
-            let trained = self.config.base.as_deref().unwrap_or("which it does not name");
+            let trained = self.config.base.as_deref().map(shown);
+            let trained = trained.map_or("which it does not name".into(), |name| name.to_string());
             Error::invalid_checkpoint(format!(
                 "{}: tensor {} has no place in the base {}, which has no tensor {}; give the base that \
                  the adapter was trained on ({trained}), or merge them with PEFT: {}",
