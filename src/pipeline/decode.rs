@@ -1,8 +1,8 @@
 //! The parallel part of restoring and verifying: one stored frame in, its restored bytes out; and the
 //! check of what came out against the stored hashes.
 
-use crate::archive::{Archive, Origin, Stored, is_placeholder};
-use crate::checkpoint::Window;
+use crate::archive::{Archive, Head, Origin, Stored, is_placeholder};
+use crate::checkpoint::{TensorInfo, Window};
 use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::frame::{self, Decoder, HEADER_LEN, Header, Kind, Label};
@@ -179,15 +179,7 @@ impl DecodeStage<'_> {
     }
 
     pub(crate) fn target(&self, job: &Job) -> Target {
-        let (head, t) = (&self.stored.head, &self.stored.tensors[job.tensor]);
-        Target {
-            dtype: t.dtype,
-            n_rows: job.tile.n_rows,
-            n_cols: job.tile.n_cols,
-            patch: usize::from(self.stored.head.items[job.tensor].patch),
-            place: mask_place(head.seed, &t.name, job.tile.first / job.tile.n_cols as u64),
-            gain: head.shift.map_or(1.0, |shift| shift.eta),
-        }
+        target(&self.stored.head, &self.stored.tensors, job.tensor, &job.tile)
     }
 
     /// Checks a frame's header and expands its payload into `state.payload`.
@@ -243,6 +235,19 @@ pub(crate) fn expand(
     let codec = codec::of_tile(label.codec, target)?;
     decoder.decode(frame, codec.max_len(target), payload)?;
     Ok(codec)
+}
+
+/// What a tile of a variant's tensor is restored to.
+pub(crate) fn target(head: &Head, tensors: &[TensorInfo], tensor: usize, tile: &Tile) -> Target {
+    let t = &tensors[tensor];
+    Target {
+        dtype: t.dtype,
+        n_rows: tile.n_rows,
+        n_cols: tile.n_cols,
+        patch: usize::from(head.items[tensor].patch),
+        place: mask_place(head.seed, &t.name, tile.first / tile.n_cols as u64),
+        gain: head.shift.map_or(1.0, |shift| shift.eta),
+    }
 }
 
 /// Holds decoded tensors to the hashes they were stored with.

@@ -9,8 +9,8 @@ use delta_stream::{
     Observer, PairShape, Parity, PartOptions, RecoverOptions, Resources, RestoreOptions, Silent,
     Size, Split, TraceOf, TraceReference, UltraDelta, VerifyOptions,
 };
-use xxhash_rust::xxh3::xxh3_64;
 
+use crate::forge_part::{self, Piece};
 use crate::made::{
     Files, Outcome, Place, Rng, Tensor, alone, every_method, one_shard, shard, tensor, twins,
 };
@@ -289,13 +289,13 @@ fn rounds_follow_one_another() -> Outcome {
     assert_eq!(dare.split.rounds, 1);
     assert_eq!(dare.part(1, Some(&surveys), &out).unwrap_err().kind(), usage);
     // Surveys that lack a tile are not made up for; nor may there be more than tiles.
-    let mut walk = walk(&fs::read(&surveys)?);
+    let mut walk = forge_part::pieces(&fs::read(&surveys)?);
     let one = walk.remove(1);
     let more = [&walk[..], &vec![one; 99]].concat();
-    fs::write(&surveys, forge(&more))?;
+    fs::write(&surveys, forge_part::part(&more))?;
     let error = lab.part(1, Some(&surveys), &out).unwrap_err();
     assert!(error.to_string().contains("more surveys than"), "{error}");
-    fs::write(&surveys, forge(&walk))?;
+    fs::write(&surveys, forge_part::part(&walk))?;
     let error = lab.part(1, Some(&surveys), &out).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.to_string().contains("lacks surveys of tensor layers.0.a.weight"), "{error}");
@@ -393,49 +393,6 @@ fn a_part_is_no_archive_and_says_what_it_is() -> Outcome {
     Ok(())
 }
 
-/// An entry of a part, and the frame that follows it.
-type Piece = (Vec<u8>, Vec<u8>);
-
-/// Takes a part apart; its end is left out.
-fn walk(part: &[u8]) -> Vec<Piece> {
-    let four = |at: usize| u32::from_le_bytes(part[at..at + 4].try_into().unwrap()) as usize;
-    let (mut at, mut out) = (8, Vec::new());
-    while at < part.len() {
-        let start = at + 8;
-        let end = start + four(at);
-        // A tile's frame has its length at 9, another's at 1.
-        let n = match part[start] {
-            2 => four(start + 9),
-            17 => four(start + 1),
-            _ => 0,
-        };
-        out.push((part[start..end].to_vec(), part[end..end + n].to_vec()));
-        at = end + n;
-    }
-    let (end, _) = out.pop().unwrap();
-    assert_eq!(end[0], 20);
-    out
-}
-
-/// Puts a part together with right checksums.
-fn forge(pieces: &[Piece]) -> Vec<u8> {
-    let mut out = b"DSPART\r\n".to_vec();
-    let enter = |out: &mut Vec<u8>, entry: &[u8]| {
-        out.extend((entry.len() as u32).to_le_bytes());
-        out.extend(crc32c::crc32c(entry).to_le_bytes());
-        out.extend(entry);
-    };
-    for (entry, frame) in pieces {
-        enter(&mut out, entry);
-        out.extend(frame);
-    }
-    let mut end = vec![20];
-    end.extend((pieces.len() as u64).to_le_bytes());
-    end.extend(xxh3_64(&out).to_le_bytes());
-    enter(&mut out, &end);
-    out
-}
-
 fn is_typed(kind: ErrorKind) -> bool {
     use ErrorKind as K;
     matches!(kind, K::Corrupt | K::Truncated | K::Incompatible | K::InvalidArgument)
@@ -452,7 +409,7 @@ fn any_single_byte_of_a_part_that_is_changed_or_lost_is_noticed() -> Outcome {
         for parts in files {
             for part in &parts {
                 let whole = fs::read(part)?;
-                assert!(forge(&walk(&whole)) == whole);
+                assert!(forge_part::part(&forge_part::pieces(&whole)) == whole);
                 for i in 0..whole.len() {
                     let mut bad = whole.clone();
                     bad[i] ^= 1 << (i % 8);
@@ -483,7 +440,7 @@ fn forged() -> Outcome {
     let mut n_refused = 0;
     for part in &parts {
         let whole = fs::read(part)?;
-        let pieces = walk(&whole);
+        let pieces = forge_part::pieces(&whole);
         for round in 0..800 {
             let mut bad = pieces.clone();
             let i = rng.below(bad.len());
@@ -496,7 +453,7 @@ fn forged() -> Outcome {
                     bad[i].0[at] = rng.below(256) as u8;
                 }
             }
-            fs::write(part, forge(&bad))?;
+            fs::write(part, forge_part::part(&bad))?;
             match delta_stream::join(&parts, &place.archive, true, &Silent) {
                 Ok(_) => drop(delta_stream::inspect(&place.archive, None, true)?),
                 Err(error) => {
@@ -511,6 +468,23 @@ fn forged() -> Outcome {
     Ok(())
 }
 
+/// A frame says which codec it is of, and stands where one of another codec has to come.
+#[test]
+fn a_tile_of_another_methods_part_is_refused() -> Outcome {
+    let (place, parts) = small(Method::Lossless, 2)?;
+    let (_other, others) = small(Method::Dare(Dare::default()), 2)?;
+    let mut pieces = forge_part::pieces(&fs::read(&parts[0])?);
+    let theirs = forge_part::pieces(&fs::read(&others[0])?);
+    let first = |pieces: &[Piece]| pieces.iter().position(|p| p.0[0] == forge_part::TILE);
+    let (at, from) = (first(&pieces).ok_or("no tile")?, first(&theirs).ok_or("no tile")?);
+    pieces[at] = theirs[from].clone();
+    fs::write(&parts[0], forge_part::part(&pieces))?;
+    let name = parts[0].display().to_string();
+    let words = [name.as_str(), "tile 0 of tensor layers.0.a.weight", "codec of a matrix"];
+    assert_eq!(refused(&place, &parts, &words)?, ErrorKind::Corrupt);
+    Ok(())
+}
+
 #[test]
 fn the_error_of_a_part_that_is_cut_off_names_it() -> Outcome {
     let (place, parts) = small(Method::Dare(Dare::default()), 2)?;
@@ -519,9 +493,9 @@ fn the_error_of_a_part_that_is_cut_off_names_it() -> Outcome {
     let name = parts[1].display().to_string();
     assert_eq!(refused(&place, &parts, &[&name, "cut off"])?, ErrorKind::Truncated);
     // One that speaks of very many costs nothing.
-    let mut pieces = walk(&fs::read(&parts[0])?);
+    let mut pieces = forge_part::pieces(&fs::read(&parts[0])?);
     pieces[0].0[25..29].copy_from_slice(&u32::MAX.to_le_bytes());
-    fs::write(&parts[0], forge(&pieces))?;
+    fs::write(&parts[0], forge_part::part(&pieces))?;
     assert_eq!(refused(&place, &parts[..1], &["4294967293 more"])?, ErrorKind::InvalidArgument);
     Ok(())
 }

@@ -29,8 +29,9 @@ mod terminal;
 // Checkpoints written by hand, random values, directories compared.
 mod made;
 
-// Archives taken apart and put together again with right checksums.
+// Archives and parts taken apart and put together again with right checksums.
 mod forge;
+mod forge_part;
 
 // What is compressed comes back.
 mod roundtrip;

@@ -4,12 +4,15 @@ use crate::archive::{
     ArchiveWriter, BLOB_PIECE, BlobSeal, Cut, Entry, FIRST_VARIANT, Head, Note, PartReader, Place,
     Seal, SealNote, TensorSeal, TileNote,
 };
+use crate::codec;
 use crate::error::{Error, Result, ResultExt};
-use crate::frame::{Decoder, Kind, Label, MAX_RAW_LEN};
+use crate::frame::{Decoder, Header, Kind, Label, MAX_RAW_LEN};
 use crate::method::{Measured, name_of};
+use crate::pipeline::decode::target;
 use crate::pipeline::parts::join::Copy;
 use crate::pipeline::sink::{blank_seals, seal_aliases};
 use crate::report::JoinedArchive;
+use crate::tensor::Tile;
 
 /// The archive that parts are joined to.
 pub(super) struct Whole {
@@ -72,8 +75,8 @@ impl Whole {
             None => return Ok(None),
             Some(Entry::Note(Note::Tile(note))) => {
                 let mut frame = std::mem::take(&mut self.frame);
-                let label = part.frame(note.len, &mut frame)?.label;
-                self.tile(note, label, &frame)?;
+                let header = part.frame(note.len, &mut frame)?;
+                self.tile(note, header, &frame)?;
                 self.frame = frame;
                 note.len.into()
             }
@@ -97,25 +100,38 @@ impl Whole {
         Ok(Some(n_bytes))
     }
 
-    fn tile(&mut self, note: TileNote, label: Label, frame: &[u8]) -> Result<()> {
-        let seal = self
-            .seals
-            .get_mut(self.tensor)
-            .ok_or_else(|| Error::corrupt("it has too many tiles"))?;
+    fn tile(&mut self, note: TileNote, header: Header, frame: &[u8]) -> Result<()> {
+        let seal = self.seals.get(self.tensor);
+        let seal = seal.ok_or_else(|| Error::corrupt("it has too many tiles"))?;
         let (item, part) = (self.tensor as u32, seal.frame_lens.len() as u32);
         let wanted = Label { kind: Kind::Tile, codec: 0, variant: FIRST_VARIANT, item, part };
-        let is_next = (note.tensor, note.part) == (item, part) && label.is_but_for_codec(wanted);
+        let is_next =
+            (note.tensor, note.part) == (item, part) && header.label.is_but_for_codec(wanted);
         if !is_next || u64::from(part) >= self.cut.tilings[self.tensor].len() {
             let name = &self.cut.tensors[self.tensor].name;
             return Err(Error::corrupt(format!(
                 "tile {part} of tensor {name} is not where it belongs"
             )));
         }
+        let tile = self.cut.tilings[self.tensor].get(part.into());
+        let name = &self.cut.tensors[self.tensor].name;
+        self.fits(&header, &tile).context(|| format!("tile {part} of tensor {name}"))?;
         let offset = self.writer.write(frame)?;
+        let seal = &mut self.seals[self.tensor];
         if part == 0 {
             seal.offset = offset;
         }
         note.add_to(seal);
+        Ok(())
+    }
+
+    /// A frame of the right place may still be of another method's part, and no tile of this variant.
+    fn fits(&self, header: &Header, tile: &Tile) -> Result<()> {
+        let target = target(&self.head, &self.cut.tensors, self.tensor, tile);
+        let codec = codec::of_tile(header.label.codec, &target)?;
+        if header.raw_len as usize > codec.max_len(&target) {
+            return Err(Error::corrupt("it is larger than its codec makes one"));
+        }
         Ok(())
     }
 
