@@ -2,9 +2,10 @@
 //! feature `fuzzing`, and no part of the public interface. The targets are in `tests/fuzz`.
 
 use std::ops::Range;
+use std::path::Path;
 
-use crate::archive::{FOOTER_LEN, Footer, Head, Index, Note, Origin, Seal, Stored, entries};
-use crate::checkpoint::{parse_header, parse_layout};
+use crate::archive::{Entry, FOOTER_LEN, Footer, Head, Index, Note, Origin, Seal, Stored, entries};
+use crate::checkpoint::{Checkpoint, MapChoice, Source, TensorInfo, parse_header, parse_layout};
 use crate::codec::mask::MaskPlace;
 use crate::codec::{self, Codec, Operand, Scratch, Target};
 use crate::error::Result;
@@ -75,6 +76,48 @@ pub fn note(entry: &[u8], [n_rows, n_cols, patch]: [usize; 3]) -> Result<Vec<u8>
     let stats = TileStats::parse(found, TileSize { n_rows, n_cols, patch })?;
     let found = stats.to_bytes()?.unwrap_or_default();
     Ok(Note::Surveyed(at, &found).to_bytes())
+}
+
+/// Reads an entry of a part; what it would be written as.
+///
+/// # Errors
+/// `Corrupt`, `Truncated` or `Incompatible`.
+pub fn part_entry(entry: &[u8]) -> Result<Vec<u8>> {
+    Entry::parse(entry)?.to_bytes()
+}
+
+/// A fine-tune as it is read: of an adapter, the base with that merged into it.
+#[derive(Debug)]
+pub struct FineTune {
+    checkpoint: Checkpoint,
+    source: Source,
+}
+
+impl FineTune {
+    /// Opens the checkpoint or adapter in directory `dir` against `base`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_fine_tune`].
+    pub fn open(dir: &Path, base: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open_fine_tune(dir, base)?;
+        let source = Source::new(&checkpoint, &MapChoice::default())?;
+        Ok(Self { checkpoint, source })
+    }
+
+    /// Its tensors, in file order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        self.checkpoint.tensors()
+    }
+
+    /// These bytes of a tensor, which are whole elements of it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read(&self, tensor: &TensorInfo, bytes: Range<u64>) -> Result<Vec<u8>> {
+        let len = (bytes.end - bytes.start) as usize;
+        let window = self.source.window(tensor.shard, tensor.offset + bytes.start, len)?;
+        Ok(window.to_vec())
+    }
 }
 
 /// A tensor of a variant whose records agree.

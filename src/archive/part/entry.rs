@@ -91,7 +91,7 @@ pub(crate) enum Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut w = Writer::default();
         match self {
             Entry::Head(head) => {
@@ -126,7 +126,7 @@ impl<'a> Entry<'a> {
 
     /// # Errors
     /// `Corrupt`; `Incompatible` if a newer tool wrote it.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self> {
         let mut r = Reader::new(bytes);
         let entry = match r.u8()? {
             1..=3 => return Note::parse(bytes).map(Entry::Note),

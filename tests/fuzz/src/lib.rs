@@ -13,6 +13,9 @@ mod allocator;
 #[path = "../../it/forge.rs"]
 mod forge;
 #[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../../it/forge_part.rs"]
+mod forge_part;
+#[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../../it/made.rs"]
 mod made;
 mod seeding;

@@ -11,7 +11,9 @@ use delta_stream::{
 
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames, u32_at};
 use crate::made::{Outcome, Place, Rng, Tensor, one_shard, shard, twins};
-use crate::targets::{ARCHIVES, CODECS, FLOATS, KINDS, TileInput};
+use crate::targets::{
+    ARCHIVES, CODECS, CONFIG, FLOATS, KINDS, MODES, ROUNDS, TileInput, adapter_input, factors,
+};
 
 /// Inputs by target.
 pub type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
@@ -24,6 +26,8 @@ pub fn seeds() -> Seeds {
     let mut seeds = Seeds::new();
     headers(&mut seeds);
     journals(&mut seeds);
+    parts(&mut seeds);
+    adapters(&mut seeds);
     for (which, (archive, _)) in ARCHIVES.iter().enumerate() {
         of_archive(which as u8, archive, &mut seeds).expect("a committed archive");
     }
@@ -65,6 +69,65 @@ fn journals(seeds: &mut Seeds) {
     }
     for rest in [&[4, 1, 2, 3, 4, 5, 6, 7, 8][..], &[5, 1], &[6, 0, 0, 1, 0], &[6, 0, 0, 0, 0xff]] {
         seeds.entry("journal").or_default().push([&[2, 19, 4][..], rest].concat());
+    }
+}
+
+/// Each way to damage each part of each round; entries of each kind.
+fn parts(seeds: &mut Seeds) {
+    let mut add = |input: Vec<u8>| seeds.entry("part").or_default().push(input);
+    for round in 0..ROUNDS as u8 {
+        for mode in 0..MODES - 1 {
+            for which in 0..4 {
+                add([&[round, which, mode][..], &[0, 0, 0, 0, 0, 0]].concat());
+                add([&[round, which, mode][..], &[2, 9, 0, 4, 3, 1, 1, 0]].concat());
+            }
+        }
+    }
+    let number = |n: u8| [n, 0, 0, 0];
+    let head = [&number(1)[..], &[7; 16], &[1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]];
+    let strings = [&number(1)[..], b"t", &number(1), b"v"];
+    for (kind, fields) in [
+        (16, [head.concat(), strings.concat()].concat()),
+        (1, vec![0; 20]),
+        (2, vec![0; 52]),
+        (3, vec![1; 44]),
+        (17, vec![60, 0, 0, 0]),
+        (18, vec![1; 16]),
+        (19, [&number(1)[..], &strings.concat()].concat()),
+        (20, vec![1; 16]),
+    ] {
+        add([&[0, 0, MODES - 1, kind][..], &fields].concat());
+    }
+}
+
+/// Adapters that fit their base, with configurations that say so and others.
+fn adapters(seeds: &mut Seeds) {
+    let json = |tensors: &[Tensor]| {
+        let file = shard(tensors, Some("{\"format\":\"pt\"}"), 1);
+        file[8..8 + u32_at(&file, 0) as usize].to_vec()
+    };
+    for tensors in factors() {
+        for how in [0, 2, 4, 8] {
+            let input = adapter_input(how, CONFIG, &json(&tensors));
+            seeds.entry("adapter").or_default().push(input);
+        }
+        let whole = adapter_input(1, CONFIG, &shard(&tensors, None, 0));
+        seeds.entry("adapter").or_default().push(whole);
+    }
+    let all: Vec<_> = factors().into_iter().flatten().collect();
+    for (from, to) in [
+        ("\"LORA\"", "\"LOHA\""),
+        ("none", "all"),
+        ("\"use_dora\":false", "\"use_dora\":true"),
+        ("\"init_lora_weights\":true", "\"init_lora_weights\":\"pissa\""),
+        ("true", "false"),
+        ("\"key\"", "\"a|key\""),
+        ("\"key\"", "\"(?:.{90}){90}|key\""),
+        ("\"r\":2", "\"r\":1e308"),
+        ("\"lora_alpha\":4", "\"lora_alpha\":1e308"),
+    ] {
+        let input = adapter_input(0, &CONFIG.replacen(from, to, 1), &json(&all));
+        seeds.entry("adapter").or_default().push(input);
     }
 }
 

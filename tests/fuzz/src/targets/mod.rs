@@ -2,6 +2,7 @@
 //! and panics otherwise. Used by the fuzzers of this package, and by the tests of the main package, which replay
 //! the corpus; so nothing here may depend on either.
 
+mod adapter;
 mod archive;
 mod codec;
 mod frame;
@@ -9,10 +10,13 @@ mod header;
 mod input;
 mod journal;
 mod parity;
+mod part;
 mod records;
 
+pub(crate) use adapter::{CONFIG, factors, input as adapter_input};
 pub(crate) use archive::{ARCHIVES, KINDS};
 pub(crate) use codec::{FLOATS, TileInput, check as decodes};
+pub(crate) use part::{MODES, ROUNDS};
 
 use delta_stream::{Error, ErrorKind};
 
@@ -26,11 +30,13 @@ pub(crate) const CODECS: [&str; 7] =
 /// Every target by its name.
 pub(crate) const ALL: &[(&str, Check)] = &[
     ("header", header::check),
+    ("adapter", adapter::check),
     ("index", records::index),
     ("records", records::variant),
     ("frame", frame::check),
     ("journal", journal::check),
     ("archive", archive::check),
+    ("part", part::check),
     ("parity", parity::check),
     ("planes", |data| _ = decodes(1, data)),
     ("patches", |data| _ = decodes(2, data)),
