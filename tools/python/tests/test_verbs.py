@@ -87,7 +87,9 @@ def test_what_is_typed_on_the_command_line_gives_the_same_bytes(pair):
         (dict(method="lossless", include="x"), "lossless has none"),
         (dict(eta=1.0), "belong to a base_shift"),
         (dict(parity=0.0), "parity"),
-        (dict(name=""), "name"),
+        (dict(parity="two"), "no percentage"),
+        (dict(threads=0), "threads is 0"),
+        (dict(name=""), "choose another with name$"),
         (dict(io="mmap"), "mmap"),
         (dict(max_memory="1MiB"), "takes at least"),
         (dict(trace_reference="all", method="ultradelta"), "trace_reference all"),
@@ -102,14 +104,14 @@ def test_options_that_mean_nothing_are_refused(pair, settings, text):
 def test_what_is_there_is_replaced_only_with_force(pair):
     pair.compress()
     before = pair.archive.read_bytes()
-    with pytest.raises(ds.InvalidArgumentError, match="exists"):
+    with pytest.raises(ds.InvalidArgumentError, match="exists; .* with force=True"):
         ds.compress(pair.one, pair.base, pair.archive)
     with pytest.raises(ds.InvalidArgumentError, match="has a variant `one` already"):
         ds.append(pair.one, pair.base, pair.archive)
     with pytest.raises(ds.InvalidArgumentError, match="force"):
         ds.append(pair.one, pair.base, pair.archive, force=True)
     assert pair.archive.read_bytes() == before
-    ds.compress(pair.one, pair.base, pair.archive, force=True, parity=5.0)
+    ds.compress(pair.one, pair.base, pair.archive, force=True, parity="5%")
     assert ds.open(pair.archive).variants == ["one"]
     assert (pair.root / "a.delta.zst.parity").exists()
 
@@ -231,3 +233,25 @@ def test_sizes_have_units():
     for given in ("", "GB", "-1", "5XB", "1e3"):
         with pytest.raises(ds.InvalidArgumentError):
             _options.size(given)
+
+
+def test_percentages_are_what_the_command_line_takes():
+    for given, wanted in [(2, 2), (0.5, 0.5), ("2%", 2.0), (" 1.5 % ", 1.5), ("7", 7.0), (None, None)]:
+        assert _options.percent(given) == wanted
+    for given in ("", "%", "-1%", "2%%", "1e3"):
+        with pytest.raises(ds.InvalidArgumentError):
+            _options.percent(given)
+
+
+def test_errors_speak_of_keywords(tmp_path):
+    for said, shown in [
+        ("replace it with --force", "replace it with force=True"),
+        ("--max-memory 1 MiB is too little", "max_memory 1 MiB is too little"),
+        ("`inspect --tensors` lists them", "`inspect --tensors` lists them"),
+        ("--tensor `[` is no glob", "tensors `[` is no glob"),
+        ("a--force/--names: no", "a--force/--names: no"),
+    ]:
+        for kind in (ds.InvalidArgumentError, ds.IoError, ds.TruncatedError):
+            assert str(kind(said)) == shown
+    with pytest.raises(ds.IoError, match="nothing-here"):
+        ds.open(tmp_path / "nothing-here")

@@ -16,6 +16,10 @@ Path = Union[str, "os.PathLike[str]"]
 """A place in the file system."""
 
 
+Percent = Union[float, str]
+"""Percent: a number, or text as in ``"2%"``."""
+
+
 class Settings(TypedDict, total=False):
     """What methods have of their own; one that belongs to another method is refused.
 
@@ -59,7 +63,7 @@ class Options(Settings, total=False):
     calibrate: Path
     seed: int
     resume: bool
-    parity: float
+    parity: Percent
 
 
 _UNITS = {
@@ -85,7 +89,23 @@ def size(given: Optional[Size]) -> Optional[int]:
     return int(float(found.group(1)) * unit)
 
 
+def percent(given: Optional[Percent]) -> Optional[float]:
+    """Percent as a number.
+
+    Raises:
+        InvalidArgumentError: If it is none.
+    """
+    if not isinstance(given, str):
+        return given
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%?\s*", given)
+    if found is None:
+        raise InvalidArgumentError(f"{given!r} is no percentage; one is a number, or as in '2%'")
+    return float(found.group(1))
+
+
 def _resources(max_memory: Optional[Size], threads: Optional[int], io: Optional[str]) -> Dict[str, Any]:
+    if isinstance(threads, int) and threads < 1:
+        raise InvalidArgumentError(f"threads is {threads}; at least one has to work")
     return {"max_memory": size(max_memory), "threads": threads, "io": io}
 
 

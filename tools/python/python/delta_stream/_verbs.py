@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, Optional
 from . import _native
 from ._archive import Archive
 from ._errors import DeltaStreamError
-from ._options import Options, Path, Settings, Size, as_json, size
+from ._options import Options, Path, Percent, Settings, Size, as_json, percent, size
 from ._progress import Progress, Shown
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def compress(
     seed: int = 0,
     force: bool = False,
     resume: bool = False,
-    parity: Optional[float] = None,
+    parity: Optional[Percent] = None,
     max_memory: Optional[Size] = None,
     threads: Optional[int] = None,
     io: Optional[str] = None,
@@ -74,7 +74,7 @@ def compress(
         seed: Of whatever is drawn.
         force: Whether an archive at ``output`` may be replaced.
         resume: Whether to go on with what a run that was cut off left, and to leave it if this one is.
-        parity: Percent of the archive that is written beside it as parity, 0.1 to 100.
+        parity: Percent of the archive that is written beside it as parity, 0.1 to 100, as in ``2`` or ``"2%"``.
         max_memory: Most bytes of memory, as a number or as in ``"512MiB"``. Default 512 MiB.
         threads: Worker threads; they never change what is written. Default: one a core.
         io: ``"read"`` (default) or ``"direct"``, past the system's cache.
@@ -145,7 +145,7 @@ def _store(
     settings: Dict[str, Any] = {}
     for key, value in given.items():
         if key in _GENERAL:
-            general[key.rstrip("_")] = value
+            general[key.rstrip("_")] = percent(value) if key == "parity" else value
         else:
             # Held to what the method has by the compiled part.
             settings[key] = size(value) if key == "max_size" else value
