@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Draws a page of `delta-stream report` as people see it, to the end of its first variant, which has every panel there
-is: python3 shots.py PAGE DIRECTORY."""
+is: python3 shots.py PAGE DIRECTORY, which is made if it is not there."""
 
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ VIEWS = {
 
 def main():
     page, directory = sys.argv[1], Path(sys.argv[2])
+    directory.mkdir(parents=True, exist_ok=True)
     path = browser.find()
     if not path:
         sys.exit("there is no Chromium; CHROMIUM names one")
