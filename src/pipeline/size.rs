@@ -35,7 +35,7 @@ pub(crate) fn settle(
     let mut method = method.clone();
     if let Some(plan) = &method.plan {
         let rates = planned_rates(inputs, &plan.matrices)?;
-        let (bits, level) = (*BITS.end(), plan.noise_level);
+        let (bits, level) = (*BITS.end(), plan.checked_level()?);
         method.settled = Some(Settled { bits, level, rates: Some(rates), room: Room::default() });
         return Ok(method);
     }
@@ -142,16 +142,14 @@ fn planned_rates(inputs: &Inputs, planned: &[MatrixRate]) -> Result<Vec<RowRates
     }
     let mut rates = Vec::new();
     for tensor in lossy_tensors(inputs) {
-        let name = inputs.ft.tensors()[tensor].name.as_str();
+        let info = &inputs.ft.tensors()[tensor];
+        let n_rows = info.shape.iter().rev().nth(1).copied().unwrap_or(1);
         for matrix in 0..inputs.pair.items[tensor].tiling.n_matrices() {
-            let found = left.remove(&(name, matrix)).unwrap_or_default();
+            let found = left.remove(&(info.name.as_str(), matrix)).unwrap_or_default();
             let [found] = found[..] else {
-                return Err(Error::invalid_argument(format!(
-                    "plan: matrix {matrix} of tensor {name} has not exactly one rate; make the plan \
-                     for this pair with the same --include and --exclude"
-                )));
+                return Err(not_one_rate(&info.name, matrix, found.len()));
             };
-            rates.push(found.rates()?);
+            rates.push(found.rates(n_rows)?);
         }
     }
     if let Some(((foreign, _), _)) = left.first_key_value() {
@@ -161,4 +159,14 @@ fn planned_rates(inputs: &Inputs, planned: &[MatrixRate]) -> Result<Vec<RowRates
         )));
     }
     Ok(rates)
+}
+
+/// Why a matrix that has none or several rates is refused.
+fn not_one_rate(tensor: &str, matrix: u64, n_rates: usize) -> Error {
+    let fault = match n_rates {
+        0 => "has no rate; make the plan for this pair with the same --include and --exclude"
+            .to_owned(),
+        n => format!("has {n} rates; leave one of them in the plan"),
+    };
+    Error::invalid_argument(format!("plan: tensor {tensor}: matrix {matrix} of it {fault}"))
 }

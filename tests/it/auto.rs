@@ -3,8 +3,8 @@
 use std::fs;
 
 use delta_stream::{
-    Auto, CompressOptions, CompressReport, ErrorKind, Method, Quality, Resources, RestoreOptions,
-    Silent, Size,
+    Auto, CompressOptions, CompressReport, ErrorKind, Method, Quality, RatePlan, Resources,
+    RestoreOptions, Silent, Size,
 };
 
 use crate::made::{Files, Outcome, Place, Rng, Tensor, one_shard, tensor, twins};
@@ -178,7 +178,7 @@ fn a_plan_is_exact_and_can_be_edited() -> Outcome {
     assert!(first.relative_error.ok_or("no error")? < 0.02);
     for (change, text) in [
         (("x", "model.layers.9.gone.weight"), "is no number of bits"),
-        (("1", "model.layers.9.gone.weight"), "not exactly one rate"),
+        (("1", "model.layers.9.gone.weight"), "has no rate"),
     ] {
         let mut bad = plan.clone();
         bad.matrices[1].rate = change.0.into();
@@ -189,6 +189,19 @@ fn a_plan_is_exact_and_can_be_edited() -> Outcome {
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains(text), "{error}");
     }
+    let refused = |change: &dyn Fn(&mut RatePlan), words: [&str; 2]| {
+        let mut bad = plan.clone();
+        change(&mut bad);
+        let error = place.compress(planned(bad)).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    let first = plan.matrices[0].tensor.as_str();
+    refused(&|bad| bad.noise_level = -1.0, ["noise_level", "-1"]);
+    refused(&|bad| bad.matrices.push(bad.matrices[0].clone()), [first, "has 2 rates"]);
+    let of_too_many_rows = |bad: &mut RatePlan| {
+        (bad.matrices[0].rows, bad.matrices[0].rest) = (Some(1_000_000_000), Some("1".into()));
+    };
+    refused(&of_too_many_rows, [first, "1000000000"]);
     let mut more = plan;
     more.matrices.push(more.matrices[0].clone());
     more.matrices[9].tensor = "model.norm.weight".into();

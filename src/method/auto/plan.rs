@@ -11,7 +11,8 @@ use crate::method::auto::allocate::RowRates;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct RatePlan {
-    /// Mean square error of a weight that the directions of all matrices were chosen for.
+    /// Mean square error of a weight that the directions of all matrices were chosen for: a finite number, 0 where
+    /// no matrix has a delta.
     pub noise_level: f64,
     /// One for each matrix that is stored with loss, in any order.
     pub matrices: Vec<MatrixRate>,
@@ -30,7 +31,7 @@ pub struct MatrixRate {
     /// Bits an entry: 1/32, 1/16, 1/8, 1/4, 1/2, or 0.80 to 5.05 in steps of a quarter; the nearest one is
     /// taken for any other number between.
     pub rate: String,
-    /// If not all rows have this rate, how many from the top do.
+    /// If not all rows have this rate, how many from the top do; at most as many as the matrix has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
     /// The rate of the other rows.
@@ -40,6 +41,22 @@ pub struct MatrixRate {
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+impl RatePlan {
+    /// Its noise level, which may have been edited.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if its noise level is no mean square.
+    pub(crate) fn checked_level(&self) -> Result<f64> {
+        let level = self.noise_level;
+        if !level.is_finite() || level < 0.0 {
+            return Err(Error::invalid_argument(format!(
+                "plan: noise_level {level} is no finite number from 0 on; leave it as `plan` wrote it"
+            )));
+        }
+        Ok(level)
+    }
 }
 
 impl MatrixRate {
@@ -55,7 +72,11 @@ impl MatrixRate {
         }
     }
 
-    pub(crate) fn rates(&self) -> Result<RowRates> {
+    /// The rates that it names, of a matrix of `n_rows` rows.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, with the tensor's name, if they are none or are of another matrix.
+    pub(crate) fn rates(&self, n_rows: u64) -> Result<RowRates> {
         let of = |text: &str| {
             nearest(text).ok_or_else(|| {
                 Error::invalid_argument(format!(
@@ -68,6 +89,10 @@ impl MatrixRate {
         };
         let first = of(&self.rate)?;
         match (&self.rest, self.rows) {
+            (Some(_), Some(rows)) if rows > n_rows => Err(Error::invalid_argument(format!(
+                "plan: tensor {}: rows is {rows}, and a matrix of it has {n_rows} rows",
+                self.tensor
+            ))),
             (Some(rest), Some(rows)) => Ok(RowRates { first, second: of(rest)?, n_first: rows }),
             (None, None) => Ok(RowRates::uniform(first)),
             _ => Err(Error::invalid_argument(format!(
@@ -109,12 +134,12 @@ mod tests {
     fn rates_come_back_from_their_names() {
         for code in 0..N_RATES {
             let rates = RowRates::uniform(code);
-            assert_eq!(MatrixRate::new("t", 3, rates).rates().unwrap(), rates);
+            assert_eq!(MatrixRate::new("t", 3, rates).rates(9).unwrap(), rates);
         }
         let rates = RowRates { first: 6, second: 5, n_first: 12 };
         let plan = MatrixRate::new("t", 0, rates);
         assert_eq!((plan.rate.as_str(), plan.rest.as_deref()), ("1.05", Some("0.80")));
-        assert_eq!(plan.rates().unwrap(), rates);
+        assert_eq!(plan.rates(12).unwrap(), rates);
     }
 
     #[test]
@@ -131,7 +156,7 @@ mod tests {
         let bad = |rate: &str, rows, rest: Option<&str>| {
             let rest = rest.map(str::to_owned);
             let tensor = "a.weight".to_owned();
-            MatrixRate { tensor, matrix: 0, rate: rate.to_owned(), rows, rest }.rates()
+            MatrixRate { tensor, matrix: 0, rate: rate.to_owned(), rows, rest }.rates(8)
         };
         for found in [
             bad("0.03", None, None),
@@ -140,8 +165,21 @@ mod tests {
             bad("NaN", None, None),
             bad("1", Some(3), None),
             bad("1", Some(1), Some("6")),
+            bad("1", Some(9), Some("2")),
         ] {
             assert!(found.unwrap_err().to_string().contains("a.weight"));
+        }
+        assert!(bad("1", Some(8), Some("2")).is_ok());
+    }
+
+    #[test]
+    fn a_noise_level_is_a_mean_square() {
+        let level = |noise_level| RatePlan { noise_level, matrices: Vec::new() }.checked_level();
+        for good in [0.0, 1e-9, 3.0] {
+            assert_eq!(level(good).unwrap().to_bits(), good.to_bits());
+        }
+        for bad in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(level(bad).unwrap_err().to_string().contains("noise_level"), "{bad}");
         }
     }
 }
