@@ -109,11 +109,17 @@ fn by_torch(path: &Path) -> String {
     } else {
         path.with_extension("safetensors")
     };
+    // One that bears the name of what it is to become goes out of its way first.
+    let aside = path.with_added_extension("pt");
+    let (first, from) = match to == path {
+        true => (format!("mv -n {} {} && ", quoted(path), quoted(&aside)), aside.as_path()),
+        false => (String::new(), path),
+    };
     format!(
-        "python3 -c 'import sys, torch; from safetensors.torch import save_file; s = torch.load(sys.argv[1], \
+        "{first}python3 -c 'import sys, torch; from safetensors.torch import save_file; s = torch.load(sys.argv[1], \
          map_location=\"cpu\", weights_only=True); save_file({{k: v.clone().contiguous() for k, v in s.items()}}, \
          sys.argv[2], {{\"format\": \"pt\"}})' {} {}",
-        quoted(path),
+        quoted(from),
         quoted(&to)
     )
 }
@@ -149,6 +155,21 @@ mod tests {
     fn paths_are_quoted_for_a_shell() {
         assert_eq!(quoted(Path::new("/a/b-1.bin")), "/a/b-1.bin");
         assert_eq!(quoted(Path::new("it's here")), "'it'\\''s here'");
+    }
+
+    #[test]
+    fn a_conversion_never_writes_onto_its_input() {
+        for (path, end) in [
+            ("m/pytorch_model.bin", "' m/pytorch_model.bin m/model.safetensors"),
+            ("m/a.pt", "' m/a.pt m/a.safetensors"),
+            ("m/model.safetensors", "' m/model.safetensors.pt m/model.safetensors"),
+        ] {
+            let command = by_torch(Path::new(path));
+            assert!(command.ends_with(end), "{command}");
+            assert_eq!(command.starts_with("mv "), path.ends_with(".safetensors"), "{command}");
+        }
+        let moved = "mv -n m/model.safetensors m/model.safetensors.pt && python3";
+        assert!(by_torch(Path::new("m/model.safetensors")).starts_with(moved));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl HubCache {
         let snapshot = self.snapshot(&name).map_err(|error| match error {
             // What could be a file in a directory that is there is more likely missing from it.
             Lookup::Missing(why) if name.revision.is_none() && has_parent(input) => {
-                Error::io("open", input, io::ErrorKind::NotFound.into()).context(why)
+                Error::new(ErrorKind::Io, why).with_missing(Missing::Path(input.to_owned()))
             }
             Lookup::Missing(why) => {
                 let (asked, cached) = (input.to_owned(), self.others(&name));
@@ -138,10 +138,14 @@ impl HubCache {
                 format!(", which has revisions {}{more} of it", shown.join(", "))
             }
         };
+        // Few models have no owner; a word is more likely a path.
+        let remedy = match name.id.contains('/') || name.revision.is_some() || !there.is_empty() {
+            true => format!("download it: {}", name.download()),
+            false => "check the path; a model's name there is ORG/NAME".to_owned(),
+        };
         Lookup::Missing(format!(
-            "{name} is no local path and not in the Hub cache {}{there}; download it: {}",
-            self.dir.display(),
-            name.download()
+            "{name} is no local path and not in the Hub cache {}{there}; {remedy}",
+            self.dir.display()
         ))
     }
 }

@@ -9,6 +9,8 @@ use crate::cli::args::{Choice, Pair, Verb};
 
 /// How alike two names have to be, 0 to 1.
 const ALIKE: f64 = 0.6;
+/// Fewest bytes of a name's beginning that tell which is meant.
+const LEAST_START: usize = 3;
 
 /// What was probably meant instead of what the error says is missing, for the end of its line.
 pub(crate) fn of(verb: &Verb, error: &Error) -> Option<String> {
@@ -41,9 +43,11 @@ pub(crate) fn nearest<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> 
     let asked = asked.to_lowercase();
     let alike = |name: &str| {
         let name = name.to_lowercase();
-        // What was cut short is like the whole.
-        let is_part = asked.len() >= 3 && (name.starts_with(&asked) || asked.starts_with(&name));
-        let least = if is_part && !name.is_empty() { ALIKE } else { 0.0 };
+        // What was cut short is like the whole; what goes on is like its beginning only if that is most of it.
+        let is_start = asked.len() >= LEAST_START && name.starts_with(&asked);
+        let is_longer = 2 * name.len() > asked.len() && asked.starts_with(&name);
+        let is_part = is_start || (is_longer && name.len() >= LEAST_START);
+        let least = if is_part { ALIKE } else { 0.0 };
         strsim::normalized_damerau_levenshtein(&asked, &name).max(least)
     };
     // Of equals the one that is as long.
@@ -138,6 +142,11 @@ mod tests {
             ("modle", &["model", "mode"], Some("model")),
             ("chat", &["code", "math"], None),
             ("a", &["ab"], None),
+            ("bas", &["base-of-many"], Some("base-of-many")),
+            ("model-7b", &["model"], Some("model")),
+            ("model-7b-instruct", &["model", "mo"], None),
+            ("org", &["o"], None),
+            ("nofile", &["no", "n"], None),
             ("anything", &[], None),
         ] {
             assert_eq!(nearest(asked, names.iter().copied()), near, "{asked}");
@@ -151,6 +160,9 @@ mod tests {
         fs::create_dir_all(at("models/base")).unwrap();
         fs::write(at("models/base/model.safetensors"), "").unwrap();
         fs::write(at("models/tuned.delta.zst"), "").unwrap();
+        for short in ["models/no", "models/n.delta.zst", "o"] {
+            fs::write(at(short), "").unwrap();
+        }
         for (missing, near) in [
             ("models/bas", Some("models/base")),
             ("model/base", Some("models/base")),
@@ -159,6 +171,9 @@ mod tests {
             ("models/tune.delta.zst", Some("models/tuned.delta.zst")),
             ("models/chat.delta.zst", None),
             ("models/x", None),
+            ("models/nofile.json", None),
+            ("models/nofile.delta.zst", None),
+            ("org/nam", None),
         ] {
             assert_eq!(sibling(&at(missing)), near.map(at), "{missing}");
         }

@@ -125,8 +125,8 @@ fn a_name_that_is_not_there_says_where_it_was_looked_for_and_how_to_get_it() {
     refused("org/model@00aa", usage, &["2 commits", "more of its digits"]);
     refused("org/model@00a", usage, &["--revision 00a"]);
     // These may be files that are missing.
-    refused("none", ErrorKind::Io, &["cannot open none", dir, "hf download none"]);
-    refused("src/none", ErrorKind::Io, &["cannot open src/none", "hf download src/none"]);
+    refused("none", ErrorKind::Io, &["none is no local path", dir, "check the path"]);
+    refused("src/none", ErrorKind::Io, &["src/none is no local path", "hf download src/none"]);
 }
 
 #[test]
