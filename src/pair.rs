@@ -60,17 +60,24 @@ impl Pair {
         notes.extend(strangers(ft, base));
         let n_dropped = items.iter().filter(|p| p.dropped).count();
         if n_dropped > 0 {
+            let which = if n_dropped == 1 {
+                "1 tensor takes"
+            } else {
+                &format!("{n_dropped} tensors take")
+            };
             notes.push(format!(
-                "{n_dropped} tensors take the base's values; what the fine-tune changed in them is dropped"
+                "{which} the base's values; what the fine-tune changed in them is dropped"
             ));
         }
         let left: Vec<_> =
             base.tensors().iter().filter(|t| ft.find(&t.name).is_none()).map(|t| &t.name).collect();
         if let Some(first) = left.first() {
-            notes.push(format!(
-                "{} tensors are only in the base and are not restored (first: {first})",
-                left.len()
-            ));
+            notes.push(match left.len() {
+                1 => format!("tensor {first} is only in the base and is not restored"),
+                n => format!(
+                    "{n} tensors are only in the base and are not restored (first: {first})"
+                ),
+            });
         }
         Self { items, notes }
     }

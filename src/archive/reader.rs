@@ -120,11 +120,12 @@ impl Archive {
         entry.ok_or_else(|| {
             let all: Vec<_> = self.index.variants().map(|v| v.name.clone()).collect();
             let names: Vec<_> = all.iter().map(|name| shown(name).to_string()).collect();
-            let asked =
-                name.map_or("choose one with --name".to_owned(), |n| format!("no variant `{n}`"));
-            let held = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            let text = format!("{}: {asked}; it holds: {held}", self.context());
-            let error = Error::invalid_argument(text);
+            let fault = match name {
+                _ if names.is_empty() => "it holds no variant; append adds one".to_owned(),
+                None => format!("choose one with --name; it holds: {}", names.join(", ")),
+                Some(name) => format!("no variant `{name}`; it holds: {}", names.join(", ")),
+            };
+            let error = Error::invalid_argument(format!("{}: {fault}", self.context()));
             match name.map(str::to_owned) {
                 Some(asked) => error.with_missing(Missing::Variant { asked, held: all }),
                 None => error,

@@ -89,6 +89,7 @@ pub(crate) fn recover<'r>(
         }
     };
     let mut progress = |done: u64| progress(done.min(bytes_before), bytes_before);
+    let had_base = rehash.is_some();
     let (done, frame) = (0, Vec::new());
     let missing = HashMap::new();
     let (frames, progress) = (&frames, &mut progress);
@@ -97,7 +98,13 @@ pub(crate) fn recover<'r>(
     if variants.iter().all(|v| v.is_vector || v.why_lost.is_some()) {
         let held =
             if variants.is_empty() { "no variant can be found" } else { "no variant is whole" };
-        return Err(Error::corrupt(format!("{}: nothing can be saved: {held}", path.display())));
+        let advice = if had_base || variants.is_empty() {
+            ""
+        } else {
+            "; with the base (--base), a variant that lost no more than its seal can be"
+        };
+        let text = format!("{}: nothing can be saved: {held}{advice}", path.display());
+        return Err(Error::corrupt(text));
     }
     let bytes_after = copy.writer.commit()?;
     Ok(Rescue { variants, index, bytes_before, gap_bytes: traces.gap_bytes, bytes_after })

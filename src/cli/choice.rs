@@ -120,9 +120,17 @@ fn refuse_foreign(choice: &Choice) -> Result<()> {
     };
     Err(Error::invalid_argument(format!(
         "{flag} belongs to --method {}; --method {} does not use it{instead}",
-        of.join(" and "),
+        listed(&of),
         name(&choice.method)
     )))
+}
+
+/// Names as a sentence has them: commas, and an `and` before the last.
+fn listed(names: &[String]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} and {last}", first.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 fn auto(choice: &Choice) -> Result<Auto> {
@@ -291,7 +299,7 @@ mod tests {
             assert!(text.contains(name) && text.contains("lossless"), "{text}");
         }
         let text = method(&choice("--method bitdelta --bits 2")).unwrap_err().to_string();
-        assert!(text.contains("auto and deltadq and ultradelta"), "{text}");
+        assert!(text.contains("--method auto, deltadq and ultradelta;"), "{text}");
     }
 
     /// The help of a setting begins with the methods that take it; whatever says so is refused with others.

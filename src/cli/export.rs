@@ -120,8 +120,10 @@ fn told(forecast: &ExportForecast, context: &Context) -> Result<Outcome> {
 
 /// What a person should know of some tensors, if there are any.
 fn named(names: &[String], are: &str) -> Vec<String> {
-    let note =
-        |first: &String| format!("{} tensors are {are} (first: {})", names.len(), visible(first));
+    let note = |first: &String| match names.len() {
+        1 => format!("tensor {} is {are}", visible(first)),
+        n => format!("{n} tensors are {are} (first: {})", visible(first)),
+    };
     names.first().map(note).into_iter().collect()
 }
 

@@ -7,6 +7,7 @@ use crate::checkpoint::{Checkpoint, Source, TensorInfo};
 use crate::error::{Error, Result};
 use crate::pipeline::identity::{base_bytes_used, base_probe};
 use crate::pipeline::options::Resources;
+use crate::tensor::DType;
 
 /// The base of an archive, opened and probed.
 pub(crate) struct Base {
@@ -32,7 +33,7 @@ impl Base {
     /// The base's tensor of this name, if it has one.
     fn tensor(&self, name: &str) -> Result<&TensorInfo> {
         let found = self.checkpoint.find(name).map(|(_, t)| t);
-        found.ok_or_else(|| wrong_base(name, &self.checkpoint, "has no such tensor"))
+        found.ok_or_else(|| wrong_base(&self.checkpoint, &format!("it has no tensor {name}")))
     }
 
     /// Hash of the ends of what tensor `i` of a variant uses of the base; 0 if it uses nothing.
@@ -41,7 +42,7 @@ impl Base {
     /// `Mismatch` if the base has no such tensor.
     pub(crate) fn probe(&self, stored: &Stored, i: usize) -> Result<u64> {
         let item = &stored.head.items[i];
-        let Origin::Base { dtype, .. } = item.origin else { return Ok(0) };
+        let Origin::Base { dtype, n_elements } = item.origin else { return Ok(0) };
         if stored.tilings[i].is_empty() {
             return Ok(0);
         }
@@ -49,7 +50,7 @@ impl Base {
         let b = self.tensor(name)?;
         let used = base_bytes_used(item);
         if b.dtype != dtype || b.n_bytes < used {
-            return Err(wrong_base(name, &self.checkpoint, "has another dtype or shape"));
+            return Err(other_tensor(&self.checkpoint, b, (dtype, n_elements), &stored.tensors[i]));
         }
         base_probe(&self.source, b, used)
     }
@@ -64,17 +65,44 @@ impl Base {
                 && self.probe(stored, i)? != stored.seal.tensors[i].base_probe
             {
                 let name = &stored.tensors[i].name;
-                return Err(wrong_base(name, &self.checkpoint, "has other values"));
+                return Err(other_values(&self.checkpoint, name));
             }
         }
         Ok(())
     }
 }
 
-/// The base differs in tensor `name`; `how` completes "it ... in tensor".
-pub(crate) fn wrong_base(name: &str, base: &Checkpoint, how: &str) -> Error {
-    Error::mismatch(format!(
-        "{} is not the base this variant was made against: it {how} in tensor {name}",
-        base.root().display()
-    ))
+/// The base has a tensor of this name with other values.
+pub(crate) fn other_values(base: &Checkpoint, name: &str) -> Error {
+    wrong_base(base, &format!("it has other values in tensor {name}"))
+}
+
+/// The base's tensor `found` cannot be the one that `stored` was made against, of which dtype and number of elements
+/// are known.
+fn other_tensor(
+    base: &Checkpoint,
+    found: &TensorInfo,
+    (dtype, n_elements): (DType, u64),
+    stored: &TensorInfo,
+) -> Error {
+    let wanted = match n_elements == stored.n_elements() {
+        true => format!("{:?}", stored.shape),
+        false => format!("of at least {n_elements} elements"),
+    };
+    wrong_base(
+        base,
+        &format!(
+            "its tensor {} is {} {:?}, and that of the right base is {} {wanted}",
+            found.name,
+            found.dtype.name(),
+            found.shape,
+            dtype.name(),
+        ),
+    )
+}
+
+/// Refuses `base`, with what tells it from the right one.
+fn wrong_base(base: &Checkpoint, how: &str) -> Error {
+    let root = base.root().display();
+    Error::mismatch(format!("{root} is not the base this variant was made against: {how}"))
 }

@@ -175,7 +175,7 @@ pub(crate) fn has_vector_in(
 fn open_external(task: &Task<'_>, path: &Path) -> Result<Inputs> {
     let open = || {
         let external = open_against(task.inputs, task.options, path)?;
-        external.refuse_alias(task.path)?;
+        external.refuse_alias_of("checkpoint that the base is shifted towards", task.path)?;
         Ok(external)
     };
     open().context(|| format!("--base-shift {}", path.display()))

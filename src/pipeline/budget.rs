@@ -48,9 +48,12 @@ impl Needs {
         }
         if self.total(width) > max_memory {
             let need = self.total(width).div_ceil(1 << 20);
+            let given = match max_memory % (1 << 20) {
+                0 => format!("{} MiB", max_memory >> 20),
+                _ => format!("{max_memory} B"),
+            };
             return Err(Error::invalid_argument(format!(
-                "--max-memory {} MiB is too little for this checkpoint; it takes at least {need} MiB",
-                max_memory >> 20
+                "--max-memory {given} is too little for this checkpoint; it takes at least {need} MiB"
             )));
         }
         let wider = |w: Width| Width { permits: w.permits + 1, ..w };

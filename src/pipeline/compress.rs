@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::archive::{
     Archive, ArchiveWriter, BLOB_PIECE, BlobSeal, Expected, Head, Place, Seal, TensorSeal,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Missing, Result};
 use crate::frame::{Kind, Label};
 use crate::method::{RowRates, TRACE_NORM, TraceNorms};
 use crate::pipeline::base_shift::{self, Task};
@@ -82,7 +82,8 @@ pub fn append(
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
     let parity = parity::present(archive);
-    let writer = ArchiveWriter::append(archive, options.resume)?;
+    let writer =
+        ArchiveWriter::append(archive, options.resume).map_err(|e| none_there(e, archive))?;
     refuse_taken(writer.names(), &inputs.name, archive)?;
     let opened = Archive::open(archive)?;
     let earlier =
@@ -90,6 +91,17 @@ pub fn append(
     let (inputs, earlier, archive, path) = (&inputs, &earlier, Some(&opened), archive);
     let task = Task { inputs, options, observer, archive, earlier, path };
     run_aloud(&task, writer, (parity, false), started)
+}
+
+/// The error of an append that found no archive, with what to do instead.
+pub(crate) fn none_there(error: Error, archive: &Path) -> Error {
+    match error.missing() {
+        Some(Missing::Path(_)) => {
+            error.context("append adds to an archive that is there; compress makes one")
+        }
+        _ if archive.is_dir() => error.context("append adds to an archive, which is one file"),
+        _ => error,
+    }
 }
 
 /// Refuses a name that an archive has already.

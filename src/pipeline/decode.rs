@@ -6,7 +6,7 @@ use crate::checkpoint::{TensorInfo, Window};
 use crate::codec::{self, Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result};
 use crate::frame::{self, Decoder, HEADER_LEN, Header, Kind, Label};
-use crate::pipeline::base::{Base, wrong_base};
+use crate::pipeline::base::{Base, other_values};
 use crate::pipeline::budget::Needs;
 use crate::pipeline::identity::{TensorHasher, mask_place};
 use crate::pipeline::spares::Spares;
@@ -270,7 +270,7 @@ impl<'a> HashCheck<'a> {
         let seal = &self.stage.stored.seal.tensors[tile.tensor];
         if let Some(b) = self.stage.base.filter(|_| base != seal.base_hash) {
             let name = &self.stage.stored.tensors[tile.tensor].name;
-            return Err(wrong_base(name, b.checkpoint(), "has other values"));
+            return Err(other_values(b.checkpoint(), name));
         }
         Ok(Some(restored == seal.restored_hash))
     }

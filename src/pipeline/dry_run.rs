@@ -8,7 +8,7 @@ use crate::archive::{Archive, refuse_existing, writable};
 use crate::checkpoint::{disk, free_bytes};
 use crate::error::{Error, Result};
 use crate::pipeline::base_shift::has_vector_in;
-use crate::pipeline::compress::refuse_taken;
+use crate::pipeline::compress::{none_there, refuse_taken};
 use crate::pipeline::forecast::forecast_of;
 use crate::pipeline::inputs::Inputs;
 use crate::pipeline::options::{CompressOptions, Observer};
@@ -52,7 +52,7 @@ pub fn append_dry_run(
     let started = Instant::now();
     let inputs = Inputs::open(ft, base, options)?;
     inputs.refuse_alias(archive)?;
-    writable(archive)?;
+    writable(archive).map_err(|e| none_there(e, archive))?;
     let opened = Archive::open(archive)?;
     refuse_taken(opened.index.entries.iter().map(|v| v.name.as_str()), &inputs.name, archive)?;
     space(archive, 0)?;

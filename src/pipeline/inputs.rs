@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::archive::{Head, SideFile, StoredShard};
 use crate::checkpoint::{self, Checkpoint, Source};
 use crate::error::{Error, Result};
-use crate::method::{MatrixCut, Method};
+use crate::method::{MatrixCut, Method, Policy};
 use crate::pair::Pair;
 use crate::pipeline::budget::Needs;
 use crate::pipeline::calibration::Calibration;
@@ -31,6 +31,24 @@ pub(crate) struct Inputs {
 /// Name and version of the tool, as archives record them.
 pub(crate) const TOOL: &str = concat!("delta-stream ", env!("CARGO_PKG_VERSION"));
 
+/// What to say where a method with loss finds nothing to store with loss: everything is then kept bit for bit, which
+/// is more likely a mistyped name than meant.
+fn none_lossy(pair: &Pair, options: &CompressOptions) -> Option<String> {
+    options.method.lossy()?;
+    if pair.items.iter().any(|p| p.item.lossy) {
+        return None;
+    }
+    let Policy { include, exclude, .. } = &options.policy;
+    let taken = match include {
+        Some(include) => format!("matches --include `{include}`"),
+        None => "is the weight of a linear layer inside a block".to_owned(),
+    };
+    let left = exclude.as_ref().map_or(String::new(), |e| format!(" and not --exclude `{e}`"));
+    Some(format!(
+        "no tensor is stored with loss: no float matrix that both sides have in one shape {taken}{left}"
+    ))
+}
+
 impl Inputs {
     pub(crate) fn open(ft: &Path, base: &Path, options: &CompressOptions) -> Result<Self> {
         options.validate()?;
@@ -47,6 +65,7 @@ impl Inputs {
         let mut pair = Pair::new(&ft, &base, &options.method, &options.policy);
         pair.find_aliases(&ft, &ft_source)?;
         pair.notes.extend(ft.adapter().map(|adapter| adapter.note()));
+        pair.notes.extend(none_lossy(&pair, options));
         let calibrate = options.calibrate.as_deref();
         let calibration =
             calibrate.map(|file| Calibration::open(file, &ft, &mut pair, map)).transpose()?;
@@ -68,8 +87,13 @@ impl Inputs {
     }
 
     pub(crate) fn refuse_alias(&self, output: &Path) -> Result<()> {
+        self.refuse_alias_of("fine-tune", output)
+    }
+
+    /// [`Self::refuse_alias`] where the fine-tune is called `ft`.
+    pub(crate) fn refuse_alias_of(&self, ft: &str, output: &Path) -> Result<()> {
         let statistics = self.calibration.iter().map(|c| ("calibration", c.checkpoint()));
-        let all = [("fine-tune", &self.ft), ("base", &self.base)].into_iter().chain(statistics);
+        let all = [(ft, &self.ft), ("base", &self.base)].into_iter().chain(statistics);
         for (what, checkpoint) in all {
             if checkpoint::aliases(output, checkpoint) {
                 let text = format!("{} lies in the {what}; choose another place", output.display());

@@ -14,6 +14,7 @@ use crate::pipeline::decode::{DecodeStage, DecodeState, Examined, HashCheck};
 use crate::pipeline::dry_run::space;
 use crate::pipeline::frames::run_frames;
 use crate::pipeline::options::{Observer, RecoverOptions, Resources};
+use crate::pipeline::parity::{advised, present};
 use crate::pipeline::restore::{BlobPieces, sources};
 use crate::pipeline::spares::Spares;
 use crate::pipeline::stored_delta::load_shift;
@@ -51,16 +52,20 @@ pub fn recover(
     let anew = anew.as_mut().map(|anew| anew as &mut dyn Rehash);
     let dry_run = options.dry_run;
     observer.stage("recover");
-    let found =
-        archive::recover(archive, output, (options.force, dry_run), anew, |done, total| {
-            observer.check()?;
-            observer.progress(done, total);
-            Ok(())
-        })?;
+    let found = archive::recover(archive, output, (options.force, dry_run), anew, |done, total| {
+        observer.check()?;
+        observer.progress(done, total);
+        Ok(())
+    })
+    .map_err(|e| advised(e, archive))?;
     let space = dry_run.then(|| space(output, found.bytes_after)).transpose()?;
     let variants: Vec<_> = found.variants.into_iter().map(variant).collect();
+    let complete = variants.iter().all(|v| v.state == "whole");
+    if !complete && present(archive).is_some() {
+        observer.note("the damaged archive has a parity file: repair may save more");
+    }
     Ok(RecoverReport {
-        complete: variants.iter().all(|v| v.state == "whole"),
+        complete,
         index_of: found.index,
         variants,
         bytes_before: found.bytes_before,

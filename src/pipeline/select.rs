@@ -1,34 +1,37 @@
 //! Which tensors globs choose, and what one that matches none was probably meant to be.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobMatcher};
 
 use crate::archive::Stored;
 use crate::error::{Error, Result};
 
 /// Positions of the tensors whose names match a glob; all of them without globs.
+///
+/// # Errors
+/// `InvalidArgument` for a text that is no glob, and for a glob that matches no tensor.
 pub(crate) fn select(stored: &Stored, globs: &[String]) -> Result<Vec<usize>> {
-    let bad = |text: &str, e| {
-        Error::invalid_argument(format!("--tensor `{text}` is no glob")).with_source(e)
-    };
-    let mut set = GlobSetBuilder::new();
-    for text in globs {
-        set.add(Glob::new(text).map_err(|e| bad(text, e))?);
-    }
-    let set: GlobSet = set.build().map_err(|e| bad(&globs.join(" "), e))?;
-    let matches = |name: &str| globs.is_empty() || set.is_match(name);
-    let all = stored.tensors.iter().enumerate();
-    let selected: Vec<_> = all.filter(|(_, t)| matches(&t.name)).map(|(i, _)| i).collect();
-    if selected.is_empty() && !globs.is_empty() {
-        let names: Vec<_> = stored.tensors.iter().map(|t| t.name.as_str()).collect();
-        let near = globs.iter().find_map(|glob| nearest(glob, &names));
+    let names: Vec<_> = stored.tensors.iter().map(|t| t.name.as_str()).collect();
+    let matchers: Vec<GlobMatcher> =
+        globs.iter().map(|text| matcher(text)).collect::<Result<_>>()?;
+    // One that matches nothing beside others that do is mistyped too, and its tensors would be missed.
+    let is_unused = |m: &GlobMatcher| !names.iter().any(|name| m.is_match(name));
+    if let Some((glob, _)) = globs.iter().zip(&matchers).find(|(_, m)| is_unused(m)) {
+        let near = nearest(glob, &names);
         let near = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
         return Err(Error::invalid_argument(format!(
-            "no tensor of variant `{}` matches {}; `inspect --tensors` lists them{near}",
+            "no tensor of variant `{}` matches {glob}; `inspect --tensors` lists them{near}",
             stored.head.name,
-            globs.join(" ")
         )));
     }
-    Ok(selected)
+    let is_wanted = |name: &str| globs.is_empty() || matchers.iter().any(|m| m.is_match(name));
+    Ok((0..names.len()).filter(|i| is_wanted(names[*i])).collect())
+}
+
+fn matcher(text: &str) -> Result<GlobMatcher> {
+    let glob = Glob::new(text).map_err(|e| {
+        Error::invalid_argument(format!("--tensor `{text}` is no glob")).with_source(e)
+    })?;
+    Ok(glob.compile_matcher())
 }
 
 /// A glob or a name that there is, if one is near.

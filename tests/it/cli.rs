@@ -37,11 +37,22 @@ fn each_failure_has_its_exit_code_and_one_line() {
         .unwrap();
     fs::write(pair.path("pytorch_model.bin"), "torch").unwrap();
     fs::create_dir(pair.path("empty")).unwrap();
+    pair.run("plan --shards fine-tune --base base --method dare -o plan.json").success();
+    fs::copy(pair.path("a.delta.zst"), pair.path("none.delta.zst")).unwrap();
+    pair.run("remove none.delta.zst --name small").success();
+    pair.run("compress --shards fine-tune --base base -o parity.delta.zst --parity 5%").success();
+    let rest = fs::read(pair.path("parity.delta.zst")).unwrap();
+    fs::write(pair.path("parity.delta.zst"), &rest[..rest.len() / 2]).unwrap();
+    fs::create_dir(pair.path("shift")).unwrap();
+    for entry in fs::read_dir(pair.path("fine-tune")).unwrap().map(Result::unwrap) {
+        fs::copy(entry.path(), pair.path("shift").join(entry.file_name())).unwrap();
+    }
     for (line, code, words) in [
         ("restore a.delta.zst --base base -o r --name other", 2, &["small"][..]),
         ("inspect a.delta.zst --name other", 2, &["small"]),
         ("verify a.delta.zst --name other", 2, &["small"]),
         ("restore a.delta.zst --base base -o r --tensor no-such-*", 2, &["no-such-*"]),
+        ("restore a.delta.zst --base base -o r --tensor * --tensor no-such-*", 2, &["no-such-*"]),
         (
             "compress --shards fine-tune --base base -o b --method delta-dct --patch 7",
             2,
@@ -59,7 +70,35 @@ fn each_failure_has_its_exit_code_and_one_line() {
         ("restore a.delta.zst --base fine-tune -o r", 5, &["model.", "weight"]),
         ("verify a.delta.zst --base fine-tune", 5, &["model.", "weight"]),
         ("inspect missing.delta.zst", 6, &["missing.delta.zst"]),
-        ("compress --shards missing --base base -o b", 6, &["missing"]),
+        ("inspect base", 6, &["base is a directory", "an archive is one file"]),
+        ("recover base -o b", 6, &["base is a directory", "an archive is one file"]),
+        (
+            "append --shards fine-tune --base base --archive new.zst --name n",
+            6,
+            &["new.zst", "compress makes"],
+        ),
+        (
+            "append --shards fine-tune --base base --archive empty --name n",
+            6,
+            &["empty", "is one file"],
+        ),
+        (
+            "append --shards fine-tune --base base --archive new.zst --name n --dry-run",
+            6,
+            &["compress makes"],
+        ),
+        ("recover cut.delta.zst -o b", 4, &["cut.delta.zst", "with the base (--base)"]),
+        ("compress --shards fine-tune --base base -o b --max-memory 1", 2, &["1 B is too little"]),
+        ("compress --shards fine-tune --base base -o b --plan plan.json", 2, &["another method"]),
+        ("inspect none.delta.zst --name small", 2, &["none.delta.zst", "holds no variant"]),
+        ("restore none.delta.zst --base base -o r", 2, &["none.delta.zst", "holds no variant"]),
+        ("compress --shards missing --base base -o b", 6, &["missing", "check the path"]),
+        ("recover parity.delta.zst -o b", 4, &["nothing can be saved", "try repair"]),
+        (
+            "compress --shards fine-tune --base base --base-shift shift -o shift/x",
+            2,
+            &["shift/x", "shifted towards"],
+        ),
     ] {
         for json in [false, true] {
             let mut command = pair.command(line);
@@ -87,6 +126,7 @@ fn errors_say_what_was_probably_meant() {
         ("inspect a.delta.zst --name SMALL", 2, "did you mean small?"),
         ("remove a.delta.zst --name smalll", 2, "did you mean small?"),
         ("restore a.delta.zst --base base -o r --tensor q_proj", 2, "did you mean *q_proj*?"),
+        ("restore a.delta.zst --base base -o r --tensor * --tensor k_proj", 2, "mean *k_proj*?"),
         ("restore a.delta.zst --base bass -o r", 6, "did you mean base?"),
         ("inspect model.delta.zst", 6, "did you mean models.delta.zst?"),
         ("compress --shards fine-tun --base base -o b", 6, "did you mean fine-tune?"),
@@ -123,6 +163,49 @@ fn errors_say_what_was_probably_meant() {
     ] {
         assert!(!stderr(&pair.run(line)).contains("did you mean"), "{line}");
     }
+}
+
+/// What tells a wrong base from the right one is said of both.
+#[test]
+fn a_wrong_base_is_told_by_how_it_differs() {
+    let pair = Pair::with_archive();
+    let wide = Pair::of(&small().with_dtype(DType::F32));
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("model.safetensors"), b"\x02\0\0\0\0\0\0\0{}").unwrap();
+    for (base, words) in [
+        (wide.path("base"), &["is F32 [", "right base is BF16 ["][..]),
+        (pair.path("fine-tune"), &["it has other values in tensor model."]),
+        (other.path().to_owned(), &["it has no tensor model."]),
+    ] {
+        let mut command = pair.command("restore a.delta.zst -o r --base");
+        let text = stderr(&command.arg(base).assert().code(5));
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
+}
+
+/// A method with loss that finds nothing to store with loss says so, and why.
+#[test]
+fn a_choice_that_takes_no_tensor_is_told() {
+    let pair = Pair::new();
+    let line = "compress --shards fine-tune --base base --force -o a.delta.zst";
+    for (flags, words) in [
+        ("--include nomatch", Some("matches --include `nomatch`")),
+        ("--exclude .", Some("not --exclude `.`")),
+        ("--include q_proj", None),
+        ("--method lossless", None),
+    ] {
+        let json = pair.json(&format!("{line} {flags}"), 0);
+        let notes = json["notes"].as_array().unwrap();
+        let told =
+            notes.iter().find_map(|n| n.as_str().filter(|n| n.contains("no tensor is stored")));
+        match words {
+            Some(words) => {
+                assert!(told.is_some_and(|told| told.contains(words)), "{flags}: {told:?}")
+            }
+            None => assert_eq!(told, None, "{flags}"),
+        }
+    }
+    pair.run(&format!("{line} --include nomatch")).stderr(contains("note: no tensor is stored"));
 }
 
 #[test]
@@ -326,7 +409,7 @@ fn variants_are_removed_and_archives_compacted() {
     assert_same_files(&pair.path("fine-tune"), &pair.path("r"));
     pair.run("remove a.delta.zst --name exact").success().stdout(contains("none"));
     pair.run("inspect a.delta.zst").success();
-    pair.run("restore a.delta.zst --base base -o s").code(2).stderr(contains("none"));
+    pair.run("restore a.delta.zst --base base -o s").code(2).stderr(contains("no variant"));
     pair.run("compact missing").code(6);
     pair.run("compact base/config.json").code(4);
     assert_eq!(pair.names(), ["a.delta.zst", "base", "fine-tune", "r"]);
