@@ -590,7 +590,11 @@ fn killed_and_resumed() -> Outcome {
         let lasts = started.elapsed();
         let wanted = fs::read(&place.archive)?;
         let is_there = || fs::read(&place.archive).is_ok_and(|bytes| bytes == wanted);
-        for i in 0..KILLS.0 {
+        // On a busy machine it takes luck to come in time.
+        for i in 0..20 * KILLS.0 {
+            if i >= KILLS.0 && kept > 0 {
+                break;
+            }
             match &before {
                 None => fs::remove_file(&place.archive)?,
                 Some(bytes) => fs::write(&place.archive, bytes)?,
@@ -630,7 +634,11 @@ fn restores_killed_and_resumed() -> Outcome {
     let (lasts, wanted) = (started.elapsed(), read(&output)?);
     let mut rng = Rng::new(93);
     let mut kept = 0;
-    for i in 0..KILLS.1 {
+    // On a busy machine it takes luck to come in time.
+    for i in 0..20 * KILLS.1 {
+        if i >= KILLS.1 && kept > 0 {
+            break;
+        }
         fs::remove_dir_all(&output)?;
         let moment = lasts.mul_f64(rng.below(1000) as f64 / 1000.0);
         if run_for(&mut restore(), Some(moment))?.is_none() && !output.exists() {

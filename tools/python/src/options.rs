@@ -274,7 +274,7 @@ impl Settings {
         ];
         let foreign = settings.iter().find(|(_, given, of)| *given && !of.contains(&name));
         let Some((setting, _, of)) = foreign else { return Ok(()) };
-        let of = of.join(" and ");
+        let of = of.join(", ");
         let text = format!("{setting} belongs to method {of}; method {name} does not use it");
         Err(Error::invalid_argument(text))
     }

@@ -75,7 +75,7 @@ def test_what_is_typed_on_the_command_line_gives_the_same_bytes(pair):
     "settings, text",
     [
         (dict(method="zip"), "there is no method"),
-        (dict(method="lossless", bits=1), "bits belongs to method auto and deltadq and ultradelta"),
+        (dict(method="lossless", bits=1), "bits belongs to method auto, deltadq, ultradelta"),
         (dict(patch=8), "patch belongs to method delta-dct"),
         (dict(bits=1, ratio=3), "give one"),
         (dict(bits="one"), "expected f64"),
