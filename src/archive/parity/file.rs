@@ -172,12 +172,15 @@ pub(super) fn read_what_can_be(file: &File, at: u64, out: &mut [u8], step: usize
     if file.read_exact_at(out, at).is_ok() {
         return;
     }
+    let mut is_over = false;
     for (i, piece) in out.chunks_mut(step.max(1)).enumerate() {
         let mut start = at + (i * step) as u64;
         let mut rest = &mut piece[..];
-        while !rest.is_empty() {
+        while !rest.is_empty() && !is_over {
             match file.read_at(rest, start) {
-                Ok(n) if n > 0 => {
+                // Behind the end is nothing more, however far.
+                Ok(0) => is_over = true,
+                Ok(n) => {
                     rest = &mut rest[n..];
                     start += n as u64;
                 }

@@ -76,7 +76,9 @@ impl Layout {
         let sizes = block > 0 && blocks && self.parity >= 1;
         let row = self.groups.checked_mul(block).filter(|row| *row > 0);
         let least = (PREAMBLE.len() + FOOTER_LEN) as u64;
-        let fits = row.is_some_and(|row| self.len.div_ceil(row) == data);
+        // Every group has a block in the first row, and so as many as data says.
+        let has_bytes = row.is_some_and(|row| row - block < self.len);
+        let fits = has_bytes && row.is_some_and(|row| self.len.div_ceil(row) == data);
         let small = held <= 1 << 16 && held * block <= MOST_STORED_GROUP;
         // Whatever is worked out from these stays far from the ends of 64 bits.
         let bounded = (least..1 << 60).contains(&self.len) && self.groups <= 1 << 36;
@@ -269,6 +271,16 @@ mod tests {
                 prop_assert!(header.layout.file_len() > 2 * HEADER_LEN as u64);
                 prop_assert_eq!(header.to_bytes(), bytes);
             }
+        }
+    }
+
+    #[test]
+    fn a_layout_has_no_groups_without_bytes() {
+        let layout = Layout { len: 3840, block: 1 << 16, groups: 1, data: 1, parity: 16 };
+        assert!(layout.is_sound());
+        // To look at each would take hours.
+        for groups in [2, 1 << 32] {
+            assert!(!Layout { groups, ..layout }.is_sound(), "{groups}");
         }
     }
 
