@@ -167,7 +167,7 @@ fn last_goes() -> Outcome {
         for name in [None, Some("only".to_owned())] {
             let gone = place.restore(&RestoreOptions::default().with_name(name)).unwrap_err();
             assert_eq!(kind_of(&*gone), Some(ErrorKind::InvalidArgument));
-            assert!(gone.to_string().ends_with("it holds: none"), "{gone}");
+            assert!(gone.to_string().ends_with("it holds no variant; append adds one"), "{gone}");
         }
         let gone = delta_stream::remove(&place.archive, "only").unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::InvalidArgument);
