@@ -120,11 +120,14 @@ fn in_directory(dir: &Path) -> Result<Found> {
     Err(refusal(dir, &foreign))
 }
 
-/// Refuses files that are by their names some of a number of which others are missing: half a download.
+/// Refuses files, sorted, that are by their names some of a number of which others are missing: half a download.
 fn refuse_incomplete(dir: &Path, files: &[String]) -> Result<()> {
-    for (prefix, _, of) in files.iter().filter_map(|name| numbered(name)) {
+    for (prefix, i, of) in files.iter().filter_map(|name| numbered(name)) {
         let name = |i| format!("{prefix}-{i:05}-of-{of:05}.safetensors");
-        if let Some(missing) = (1..=of).map(name).find(|name| !files.contains(name)) {
+        // The first one asks for all, and every other for the first.
+        let last = if i == 1 { of } else { of.min(1) };
+        let is_missing = |name: &String| files.binary_search(name).is_err();
+        if let Some(missing) = (1..=last).map(name).find(is_missing) {
             let text = format!(
                 "{}: {missing} is missing, and there is no {INDEX_NAME}; fetch the rest of the checkpoint",
                 dir.display()
