@@ -55,16 +55,20 @@ pub(super) fn refuse_occupied(path: &Path, force: bool, instead: &str) -> Result
     Ok(())
 }
 
-/// Opens a file to read it. A pipe is refused, since to open one is to wait for a writer.
+/// Opens an archive, or a part of one, to read it. A pipe is refused, since to open one is to wait for a writer, and a
+/// directory, which a checkpoint may be.
 ///
 /// # Errors
 /// `Io`.
 pub(super) fn open_file(path: &Path) -> Result<File> {
     let failed = |e| Error::io("open", path, e);
     let metadata = fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() && !metadata.is_dir() {
-        let text = format!("{} is no regular file; an archive is one", path.display());
-        return Err(Error::new(ErrorKind::Io, text));
+    let refuse = |why: &str| Err(Error::new(ErrorKind::Io, format!("{} {why}", path.display())));
+    if metadata.is_dir() {
+        return refuse("is a directory; an archive is one file");
+    }
+    if !metadata.is_file() {
+        return refuse("is no regular file; an archive is one");
     }
     File::open(path).map_err(failed)
 }

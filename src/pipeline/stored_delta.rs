@@ -10,8 +10,8 @@ use crate::codec::{Codec, CodecId, Operand, Scratch, Target};
 use crate::error::{Error, Result, ResultExt};
 use crate::frame::{Decoder, Kind, Label};
 use crate::kernel::convert;
-use crate::pipeline::decode::expand;
-use crate::pipeline::identity::{base_bytes_used, base_probe, base_range, mask_place};
+use crate::pipeline::decode::{expand, target};
+use crate::pipeline::identity::{base_bytes_used, base_probe, base_range};
 use crate::tensor::{DType, Tile};
 
 /// The delta of one variant.
@@ -220,15 +220,7 @@ impl<'a> StoredDelta<'a> {
     }
 
     fn target(&self, tensor: usize, tile: &Tile) -> Target {
-        let (head, t) = (&self.stored.head, &self.stored.tensors[tensor]);
-        Target {
-            dtype: t.dtype,
-            n_rows: tile.n_rows,
-            n_cols: tile.n_cols,
-            patch: usize::from(head.items[tensor].patch),
-            place: mask_place(head.seed, &t.name, tile.first / tile.n_cols as u64),
-            gain: head.shift.map_or(1.0, |shift| shift.eta),
-        }
+        target(&self.stored.head, &self.stored.tensors, tensor, tile)
     }
 
     /// Reads one frame and expands it into `state.payload`.

@@ -76,9 +76,8 @@ impl Layout {
         let sizes = block > 0 && blocks && self.parity >= 1;
         let row = self.groups.checked_mul(block).filter(|row| *row > 0);
         let least = (PREAMBLE.len() + FOOTER_LEN) as u64;
-        // Every group has a block in the first row, and so as many as data says.
-        let has_bytes = row.is_some_and(|row| row - block < self.len);
-        let fits = has_bytes && row.is_some_and(|row| self.len.div_ceil(row) == data);
+        // Every group has bytes in the first row, and as many rows as data says.
+        let fits = row.is_some_and(|row| row - block < self.len && self.len.div_ceil(row) == data);
         let small = held <= 1 << 16 && held * block <= MOST_STORED_GROUP;
         // Whatever is worked out from these stays far from the ends of 64 bits.
         let bounded = (least..1 << 60).contains(&self.len) && self.groups <= 1 << 36;

@@ -77,10 +77,10 @@ impl<'a> Mended<'a> {
         let force = force || output.is_none();
         if output.is_some() {
             refuse_existing(&path, force)?;
-        }
-        if output.is_some() && is_at(&damaged.file, &path) {
-            let text = format!("{} is the damaged archive; leave --output out", path.display());
-            return Err(Error::invalid_argument(text));
+            if is_at(&damaged.file, &path) {
+                let text = format!("{} is the damaged archive; leave --output out", path.display());
+                return Err(Error::invalid_argument(text));
+            }
         }
         let (file, temp) = open_partial(&path, "repair")?;
         disk::set_len(&file, 0).map_err(|e| Error::io("cut", &path, e))?;

@@ -18,7 +18,7 @@ pub(crate) use crate::archive::part::entry::{Entry, PartHead};
 pub(crate) use crate::archive::part::log::PartLog;
 pub(crate) use crate::archive::part::read::PartReader;
 pub(crate) use crate::archive::part::write::PartWriter;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// The first bytes of a part. No zstd frame begins so, and no safetensors file.
 const MAGIC: [u8; 8] = *b"DSPART\r\n";
@@ -31,19 +31,15 @@ const MAX_ENTRY: u32 = 4 << 20;
 /// The id that the frames of a new archive's first variant carry.
 pub(crate) const FIRST_VARIANT: u32 = 0;
 
-/// Refuses to take a part or a directory, which a checkpoint may be, for an archive.
+/// Refuses to take a part for an archive.
 ///
 /// # Errors
-/// `InvalidArgument` if the file begins as a part does; `Io` if it is a directory or cannot be read.
+/// `InvalidArgument` if the file begins as a part does; `Io` if it cannot be read.
 pub(super) fn refuse(file: &File, path: &Path) -> Result<()> {
     let mut start = [0; MAGIC.len()];
     let is_part = match file.read_exact_at(&mut start, 0) {
         Ok(()) => start == MAGIC,
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => false,
-        Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
-            let text = format!("{} is a directory; an archive is one file", path.display());
-            return Err(Error::new(ErrorKind::Io, text));
-        }
         Err(e) => return Err(Error::io("read", path, e)),
     };
     if !is_part {

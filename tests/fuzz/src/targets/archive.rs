@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use delta_stream::{ErrorKind, Resources, RestoreOptions, Silent, VerifyLevel, VerifyOptions};
 
 use super::input::Input;
+use super::{CHANGES, scratched};
 use crate::forge::{self, HEAD, INDEX, SEAL, TILE, frames};
 use crate::made::{Files, Outcome, Place, Rng, kind_of};
 
@@ -39,8 +40,6 @@ const BASE_NAME: &str = "base.safetensors";
 
 /// Records and tiles by the numbers that inputs have for them.
 pub(crate) const KINDS: [u8; 4] = [HEAD, SEAL, INDEX, TILE];
-/// Most changes of one input.
-const CHANGES: usize = 8;
 
 pub(super) fn check(data: &[u8]) {
     if let Err(e) = run(&mut Input::new(data)) {
@@ -138,20 +137,6 @@ fn hold(result: delta_stream::Result<()>) {
     if let Err(e) = result {
         assert!(is_expected(e.kind()), "{:?}: {e}", e.kind());
     }
-}
-
-/// Any bytes changed, the end cut off.
-fn scratched(whole: &[u8], input: &mut Input<'_>) -> Vec<u8> {
-    let cut = usize::from(input.u16());
-    let mut bytes = whole[..whole.len() - cut % whole.len()].to_vec();
-    for _ in 0..CHANGES {
-        if input.is_empty() {
-            break;
-        }
-        let at = usize::from(input.u16()) % bytes.len();
-        bytes[at] ^= input.u8();
-    }
-    bytes
 }
 
 /// Fields of one frame's header, or of the footer, changed, with checksums made right.

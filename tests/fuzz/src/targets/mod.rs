@@ -20,6 +20,11 @@ pub(crate) use part::{MODES, ROUNDS};
 
 use delta_stream::{Error, ErrorKind};
 
+use self::input::Input;
+
+/// Most changes of one input.
+const CHANGES: usize = 8;
+
 /// Runs one input.
 pub(crate) type Check = fn(&[u8]);
 
@@ -52,4 +57,18 @@ fn hold_to_kinds(error: &Error) {
     let kind = error.kind();
     let known = [ErrorKind::Corrupt, ErrorKind::Truncated, ErrorKind::Incompatible];
     assert!(known.contains(&kind), "{kind:?}: {error}");
+}
+
+/// Any bytes changed, the end cut off.
+fn scratched(whole: &[u8], input: &mut Input<'_>) -> Vec<u8> {
+    let cut = usize::from(input.u16());
+    let mut bytes = whole[..whole.len() - cut % whole.len()].to_vec();
+    for _ in 0..CHANGES {
+        if input.is_empty() {
+            break;
+        }
+        let at = usize::from(input.u16()) % bytes.len();
+        bytes[at] ^= input.u8();
+    }
+    bytes
 }

@@ -10,16 +10,14 @@ use delta_stream::{
 };
 
 use super::archive::ARCHIVES;
-use super::hold_to_kinds;
 use super::input::Input;
+use super::{CHANGES, hold_to_kinds};
 use crate::made::{Outcome, Place};
 
 /// Percent of parity by the numbers that inputs have for them.
 const PERCENTS: [f64; 4] = [2.0, 0.1, 20.0, 100.0];
 /// Bytes of a header, of which the last four are its checksum.
 const HEADER: usize = 192;
-/// Most changes of one input.
-const CHANGES: usize = 8;
 
 pub(super) fn check(data: &[u8]) {
     if let Err(e) = run(&mut Input::new(data)) {

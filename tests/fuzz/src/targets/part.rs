@@ -11,8 +11,8 @@ use delta_stream::{
     Split, UltraDelta, VerifyOptions, fuzzing,
 };
 
-use super::hold_to_kinds;
 use super::input::Input;
+use super::{CHANGES, hold_to_kinds, scratched};
 use crate::forge::{self, Frame};
 use crate::forge_part::{self, Piece};
 use crate::made::{Files, Outcome, Place, Rng, one_shard, tensor, twins};
@@ -23,8 +23,6 @@ pub(crate) const ROUNDS: usize = 6;
 pub(crate) const MODES: u8 = 7;
 /// Parts of a round.
 const PARTS: u32 = 2;
-/// Most changes of one input.
-const CHANGES: usize = 8;
 /// Bytes of a frame's header, the last four of which are its checksum.
 const HEADER: usize = 48;
 
@@ -200,20 +198,6 @@ fn damaged((whole, other): (&[u8], &[u8]), mode: u8, input: &mut Input<'_>) -> O
         }
     }
     Ok(forge_part::part(&pieces))
-}
-
-/// Any bytes changed, the end cut off.
-fn scratched(whole: &[u8], input: &mut Input<'_>) -> Vec<u8> {
-    let cut = usize::from(input.u16());
-    let mut bytes = whole[..whole.len() - cut % whole.len()].to_vec();
-    for _ in 0..CHANGES {
-        if input.is_empty() {
-            break;
-        }
-        let at = usize::from(input.u16()) % bytes.len();
-        bytes[at] ^= input.u8();
-    }
-    bytes
 }
 
 /// Entries and their frames left out, exchanged, taken twice or from another round; or a new one.
